@@ -1,0 +1,222 @@
+"""Settings: what can be set, what it means, and what a misspelt one should have been."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from sqlalchemy import MetaData
+from sqlalchemy.engine import URL
+
+from fastapi_database.errors import ConflictingSettings, InvalidModels, InvalidURL, UnknownSetting
+
+SESSION_OPTIONS = frozenset(
+    {
+        "autobegin",
+        "autoflush",
+        "enable_baked_queries",
+        "expire_on_commit",
+        "info",
+        "join_transaction_mode",
+        "query_cls",
+    }
+)
+"""Options of ``sqlalchemy.orm.Session`` that pass through by their own names."""
+
+ENGINE_OPTIONS = frozenset(
+    {
+        "connect_args",
+        "creator",
+        "echo",
+        "echo_pool",
+        "enable_from_linting",
+        "execution_options",
+        "hide_parameters",
+        "insertmanyvalues_page_size",
+        "isolation_level",
+        "json_deserializer",
+        "json_serializer",
+        "label_length",
+        "logging_name",
+        "max_identifier_length",
+        "module",
+        "paramstyle",
+        "plugins",
+        "pool",
+        "pool_logging_name",
+        "pool_pre_ping",
+        "pool_recycle",
+        "pool_reset_on_return",
+        "pool_use_lifo",
+        "poolclass",
+        "query_cache_size",
+        "skip_autocommit_rollback",
+        "use_insertmanyvalues",
+    }
+)
+"""Options of ``sqlalchemy.create_engine`` that pass through by their own names."""
+
+_REPLACED = {"pool_size": "max_connections", "max_overflow": "max_connections", "pool_timeout": "queue_timeout"}
+_REFUSED = {
+    "bind": "the engine is made from the URL",
+    "binds": "one Database is one database: make a second Database for another one",
+    "twophase": "two-phase commit needs several databases in one session, which a unit of work never has",
+    "future": "it is always on in SQLAlchemy 2",
+    "strategy": "SQLAlchemy removed it",
+    "close_resets_only": "a unit of work that has ended refuses to work by itself",
+    "class_": "the session class carries the guarantees; listen to events of sqlalchemy.orm.Session instead",
+}
+ENVIRONMENT = {
+    "DATABASE_URL": "url",
+    "DATABASE_MAX_CONNECTIONS": "max_connections",
+    "DATABASE_QUEUE_TIMEOUT": "queue_timeout",
+    "DATABASE_MAX_WAITING": "max_waiting",
+    "DATABASE_ECHO": "echo",
+}
+"""Environment variables, read only when no URL is passed; a keyword argument wins over its variable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The validated settings of one ``Database``."""
+
+    url: str | URL = field(repr=False)
+    metadata: tuple[MetaData, ...] = ()
+    max_connections: int = 10
+    """Connections that may be open at once, sync and async together. Small on purpose: a database
+    answers fewest requests late when it is asked few things at once; 10 is what HikariCP ships with."""
+    queue_timeout: float = 5.0
+    """Seconds a request waits for a connection before it is answered with 503."""
+    max_waiting: int = 1000
+    """Requests that may wait at once; the next one is answered with 503 at once."""
+    engine_options: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
+    session_options: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
+
+
+def settings(
+    url: str | URL | None,
+    *,
+    models: object = None,
+    given: Mapping[str, Any],
+    options: Mapping[str, Any],
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """Validate everything a ``Database`` was given; raise one clear error for the first thing that is wrong.
+
+    ``given`` are this library's settings by name, None where the caller left them out; ``options`` go to
+    SQLAlchemy. Without a URL the environment is read.
+    """
+    own = {name: value for name, value in given.items() if value is not None}
+    options = dict(options)
+    if url is None:
+        url = _from_environment(os.environ if environ is None else environ, own, options)
+    _take_pool_names(own, options)
+    _refuse_unknown(options)
+    result = Settings(
+        url=url,
+        metadata=tuple(_metadata(models)),
+        engine_options={k: v for k, v in options.items() if k not in SESSION_OPTIONS},
+        session_options={k: v for k, v in options.items() if k in SESSION_OPTIONS},
+        **own,
+    )
+    _check_numbers(result)
+    return result
+
+
+def refuse_unknown_dialect_options(options: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Raise for engine options that neither ``create_engine`` nor the dialect knows."""
+    candidates = {*known, *ENGINE_OPTIONS, *SESSION_OPTIONS, *(f.name for f in fields(Settings))}
+    for name in options:
+        if name not in ENGINE_OPTIONS and name not in known:
+            raise UnknownSetting(
+                f"Database() has no setting {name!r}{_did_you_mean(name, candidates)}. Settings are those of "
+                "Database, create_engine and Session; see docs/reference/engine-defaults.md"
+            )
+
+
+def _from_environment(environ: Mapping[str, str], own: dict[str, Any], options: dict[str, Any]) -> str:
+    for variable in environ:
+        if variable.startswith("DATABASE_") and variable not in ENVIRONMENT:
+            near = difflib.get_close_matches(variable, ENVIRONMENT, n=1, cutoff=0.86)
+            if near:
+                raise UnknownSetting(f"the environment sets {variable}, which nothing reads; did you mean {near[0]}?")
+    url = environ.get("DATABASE_URL")
+    if not url:
+        raise InvalidURL(
+            "Database() got no URL and DATABASE_URL is not set in the environment; pass one, for example "
+            'Database("sqlite:///app.db") or Database("postgresql://user:password@localhost/app")'
+        )
+    for variable, name in ENVIRONMENT.items():
+        value = environ.get(variable)
+        if value is None or name == "url":
+            continue
+        target = options if name == "echo" else own
+        target.setdefault(name, _parse(variable, name, value))
+    return url
+
+
+def _parse(variable: str, name: str, value: str) -> bool | int | float:
+    if name == "echo":
+        lowered = value.strip().lower()
+        if lowered in {"1", "true", "yes", "on"}:
+            return True
+        if lowered in {"", "0", "false", "no", "off"}:
+            return False
+        raise ConflictingSettings(f"{variable}={value!r} is neither true nor false")
+    try:
+        return float(value) if name == "queue_timeout" else int(value)
+    except ValueError:
+        raise ConflictingSettings(f"{variable}={value!r} is not a number") from None
+
+
+def _take_pool_names(own: dict[str, Any], options: dict[str, Any]) -> None:
+    """Accept the pool options of ``create_engine``, so that an existing call can be moved over as it is."""
+    size, overflow = options.pop("pool_size", None), options.pop("max_overflow", None)
+    if size is not None or overflow is not None:
+        total = (5 if size is None else size) + (10 if overflow is None else overflow)
+        _agree(own, "max_connections", total, "pool_size and max_overflow")
+    timeout = options.pop("pool_timeout", None)
+    if timeout is not None:
+        _agree(own, "queue_timeout", float(timeout), "pool_timeout")
+
+
+def _agree(own: dict[str, Any], name: str, value: float, other: str) -> None:
+    if own.setdefault(name, value) != value:
+        raise ConflictingSettings(f"{name}={own[name]} and {other} (which mean {name}={value}) disagree; keep {name}")
+
+
+def _refuse_unknown(options: Mapping[str, Any]) -> None:
+    for name in options:
+        if name in _REFUSED:
+            raise ConflictingSettings(f"Database() does not take {name!r}: {_REFUSED[name]}")
+
+
+def _did_you_mean(name: str, candidates: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, candidates, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _metadata(models: object) -> Iterable[MetaData]:
+    if models is None:
+        return
+    candidates: Sequence[object] = list(models) if isinstance(models, list | tuple) else [models]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    for candidate in candidates:
+        metadata = candidate if isinstance(candidate, MetaData) else getattr(candidate, "metadata", None)
+        if not isinstance(metadata, MetaData):
+            raise InvalidModels(
+                f"models={candidate!r} has no tables; pass a declarative base, a MetaData, or a list of them"
+            )
+        yield metadata
+
+
+def _check_numbers(result: Settings) -> None:
+    for name, low in (("max_connections", 1), ("max_waiting", 0)):
+        value = getattr(result, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < low:
+            raise ConflictingSettings(f"{name}={value!r} must be a whole number of at least {low}")
+    timeout = result.queue_timeout
+    if not isinstance(timeout, int | float) or isinstance(timeout, bool) or not 0 <= timeout < float("inf"):
+        raise ConflictingSettings(f"queue_timeout={timeout!r} must be a finite number of seconds, 0 or more")

@@ -1,0 +1,1 @@
+"""Units of work, admission and life cycle. Knows SQLAlchemy and nothing of FastAPI."""

@@ -1,0 +1,270 @@
+"""Who may hold a connection, and who waits: a pure queue under a thin shell.
+
+A *place* is the right to hold one connection. There are as many places as connections may be open, so
+whoever has a place never waits for the pool. On SQLite there is one *writer's place* besides: a unit
+that writes takes both in one step, so that nobody holds one of them while waiting for the other, and
+units that only read pass by those who wait to write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fastapi_database.errors import QueueFull, QueueTimeout
+
+
+def _nobody() -> None:
+    """Wake nobody: the place was granted before anyone had to wait."""
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """One claim to a place. Made by :meth:`AdmissionQueue.request`, given back by ``release``."""
+
+    writer: bool
+    owner: str
+    requested: float
+    number: int
+    granted: float | None = None
+    upgrading: bool = False
+    wake: Callable[[], None] = _nobody
+
+
+class AdmissionQueue:
+    """First come, first served, with a bound. No clock, no lock, no I/O: the shell brings those.
+
+    Every method that may grant places calls ``wake`` of the tickets it granted, in order.
+    """
+
+    def __init__(self, *, places: int, max_waiting: int, single_writer: bool) -> None:
+        self.places = places
+        self.max_waiting = max_waiting
+        self.single_writer = single_writer
+        self.held: dict[Ticket, None] = {}
+        self._writing: Ticket | None = None
+        self._readers: deque[Ticket] = deque()
+        self._writers: deque[Ticket] = deque()
+        self._upgrades: deque[Ticket] = deque()
+        self._next = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many claims wait for a place."""
+        return len(self._readers) + len(self._writers)
+
+    def request(self, *, writer: bool, owner: str, now: float) -> Ticket:
+        """Claim a place; it is granted at once when one is free, else the claim waits its turn."""
+        self._next += 1
+        ticket = Ticket(writer=writer and self.single_writer, owner=owner, requested=now, number=self._next)
+        line = self._writers if ticket.writer else self._readers
+        if not line and len(self.held) < self.places and not (ticket.writer and self._writer_taken()):
+            self._grant(ticket, now)
+            return ticket
+        if self.waiting >= self.max_waiting:
+            raise QueueFull(
+                f"{self.waiting} requests wait for one of {self.places} connections already, which is max_waiting"
+            )
+        line.append(ticket)
+        return ticket
+
+    def upgrade(self, ticket: Ticket, *, now: float) -> bool:
+        """Claim the writer's place for a holder that meant to read; True when it has it now."""
+        if not self.single_writer or ticket.writer:
+            return True
+        if self._writing is None:
+            ticket.writer = True
+            self._writing = ticket
+            return True
+        ticket.upgrading = True
+        self._upgrades.append(ticket)
+        return False
+
+    def abandon_upgrade(self, ticket: Ticket) -> bool:
+        """Stop waiting for the writer's place; False when it was granted in the meantime."""
+        if not ticket.upgrading:
+            return False
+        ticket.upgrading = False
+        self._upgrades.remove(ticket)
+        return True
+
+    def release(self, ticket: Ticket, *, now: float) -> None:
+        """Give a place back, or withdraw a claim that still waits. A second call does nothing."""
+        if ticket in self.held:
+            del self.held[ticket]
+            if self._writing is ticket:
+                self._writing = None
+        elif ticket.granted is None:
+            line = self._writers if ticket.writer else self._readers
+            if ticket in line:
+                line.remove(ticket)
+        self._serve(now)
+
+    def _writer_taken(self) -> bool:
+        return self._writing is not None or bool(self._upgrades)
+
+    def _grant(self, ticket: Ticket, now: float) -> None:
+        ticket.granted = now
+        self.held[ticket] = None
+        if ticket.writer:
+            self._writing = ticket
+
+    def _serve(self, now: float) -> None:
+        # A holder that waits to write comes first: it keeps a place from the others until it has written.
+        if self._writing is None and self._upgrades:
+            ticket = self._upgrades.popleft()
+            ticket.upgrading = False
+            ticket.writer = True
+            self._writing = ticket
+            ticket.wake()
+        while len(self.held) < self.places and (line := self._next_line()):
+            ticket = line.popleft()
+            self._grant(ticket, now)
+            ticket.wake()
+
+    def _next_line(self) -> deque[Ticket] | None:
+        writers = self._writers if self._writers and not self._writer_taken() else None
+        if writers and self._readers:
+            return writers if writers[0].number < self._readers[0].number else self._readers
+        return writers or self._readers or None
+
+
+class Admission:
+    """The queue with a clock and a lock: places for async callers and for threads.
+
+    Both ways in wait at most ``timeout`` seconds. A cancelled wait gives up its claim.
+    """
+
+    def __init__(
+        self,
+        *,
+        places: int,
+        max_waiting: int,
+        timeout: float,
+        single_writer: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._queue = AdmissionQueue(places=places, max_waiting=max_waiting, single_writer=single_writer)
+        self._timeout = timeout
+        self._clock = clock
+        self._lock = threading.Lock()
+        self.admitted = 0
+        self.refused = 0
+        self.timed_out = 0
+
+    @property
+    def in_use(self) -> int:
+        """Places held now."""
+        return len(self._queue.held)
+
+    @property
+    def waiting(self) -> int:
+        """Claims that wait now."""
+        return self._queue.waiting
+
+    async def acquire_async(self, *, writer: bool, owner: str) -> Ticket:
+        """Wait for a place on the event loop.
+
+        Raises :class:`QueueFull` at once and :class:`QueueTimeout` at the deadline.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] | None = None
+        with self._lock:
+            ticket = self._request(writer=writer, owner=owner)
+            if ticket.granted is None:
+                future = loop.create_future()
+                ticket.wake = _waker(loop, future)
+        if future is not None:
+            try:
+                async with asyncio.timeout(self._timeout):
+                    await future
+            except TimeoutError:
+                self._give_up(ticket)
+            except BaseException:
+                self.release(ticket)
+                raise
+        self.admitted += 1
+        return ticket
+
+    def acquire_blocking(self, *, writer: bool, owner: str) -> Ticket:
+        """Wait for a place in a thread; the same errors as :meth:`acquire_async`."""
+        ready = threading.Event()
+        with self._lock:
+            ticket = self._request(writer=writer, owner=owner)
+            if ticket.granted is None:
+                ticket.wake = ready.set
+        if ticket.granted is None:
+            try:
+                if not ready.wait(self._timeout):
+                    self._give_up(ticket)
+            except BaseException:
+                self.release(ticket)
+                raise
+        self.admitted += 1
+        return ticket
+
+    def upgrade_blocking(self, ticket: Ticket) -> None:
+        """Wait in a thread for the writer's place, for a unit that holds a place and now writes."""
+        ready = threading.Event()
+        with self._lock:
+            if self._queue.upgrade(ticket, now=self._clock()):
+                return
+            ticket.wake = ready.set
+        if ready.wait(self._timeout):
+            return
+        with self._lock:
+            if self._queue.abandon_upgrade(ticket):
+                self.timed_out += 1
+                raise QueueTimeout(self._explain("could not start writing", self._timeout))
+
+    def release(self, ticket: Ticket) -> None:
+        """Give the place back. Never blocks, never raises; a second call does nothing."""
+        with self._lock:
+            self._queue.release(ticket, now=self._clock())
+
+    def _request(self, *, writer: bool, owner: str) -> Ticket:
+        try:
+            return self._queue.request(writer=writer, owner=owner, now=self._clock())
+        except QueueFull:
+            self.refused += 1
+            raise
+
+    def _give_up(self, ticket: Ticket) -> None:
+        with self._lock:
+            if ticket.granted is not None:  # granted between the deadline and this lock: it is ours
+                return
+            message = self._explain("no connection", self._clock() - ticket.requested)
+            self._queue.release(ticket, now=self._clock())
+            self.timed_out += 1
+        raise QueueTimeout(message)
+
+    def _explain(self, what: str, waited: float) -> str:
+        queue = self._queue
+        oldest = next(iter(queue.held), None)
+        held = ""
+        if oldest is not None and oldest.granted is not None:
+            held = f"; longest held for {self._clock() - oldest.granted:.2f} s by {oldest.owner}"
+        return (
+            f"{what} after {waited:.2f} s (max_connections {queue.places}, in use {len(queue.held)}, "
+            f"waiting {queue.waiting}{held}). Requests hold connections longer than they come in: make the slow "
+            "one shorter, or raise max_connections if the database has room"
+        )
+
+
+def _waker(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> Callable[[], None]:
+    def grant() -> None:
+        if not future.done():
+            future.set_result(None)
+
+    def wake() -> None:
+        # A place is often given back on the loop that waits for it; the self-pipe is needed only across threads.
+        if asyncio._get_running_loop() is loop:
+            grant()
+        elif not loop.is_closed():
+            loop.call_soon_threadsafe(grant)
+
+    return wake

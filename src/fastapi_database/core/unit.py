@@ -1,0 +1,340 @@
+"""The unit of work: one session, one transaction, one decision.
+
+Whether a session commits is decided by :func:`commits` and nowhere else. Everything here is synchronous:
+an async unit runs the same code inside SQLAlchemy's greenlet, where the driver's awaits happen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+from greenlet import getcurrent, greenlet
+from sqlalchemy import event
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.util import await_only, greenlet_spawn
+
+from fastapi_database.core.admission import Admission, Ticket
+from fastapi_database.core.connections import Connections
+from fastapi_database.errors import (
+    ConcurrentUse,
+    FastAPIDatabaseError,
+    LoadOutsideSession,
+    Unavailable,
+    UnitEnded,
+    WrongSession,
+)
+
+
+_STOP_TIMEOUT = 1.0  # seconds a cancelled statement gets to let go of its connection, which then is closed
+
+
+def commits(*, status: int, failed: bool) -> bool:
+    """Decide whether a unit of work commits: an answer below 400 that no exception preceded.
+
+    >>> commits(status=201, failed=False), commits(status=404, failed=False), commits(status=200, failed=True)
+    (True, False, False)
+    """
+    return status < 400 and not failed
+
+
+class Kind(enum.Enum):
+    """The two kinds of session."""
+
+    SYNC = "sync"
+    ASYNC = "async"
+
+
+class Intent(enum.Enum):
+    """What a unit is for, where the database wants to know before the first statement."""
+
+    WRITE = "write"
+    UNKNOWN = "unknown"  # the first statement tells
+
+
+@dataclass(slots=True)
+class Counters:
+    """What the units of one ``Database`` did."""
+
+    commits: int = 0
+    rollbacks: int = 0
+
+
+class Unit(ABC):
+    """One unit of work: owns its session and its place, and ends once."""
+
+    kind: Kind
+
+    def __init__(
+        self,
+        *,
+        connections: Connections,
+        admission: Admission,
+        counters: Counters,
+        owner: str,
+        intent: Intent,
+        session_options: Mapping[str, Any],
+        ticket: Ticket | None = None,
+        allow_on_loop: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self.owner = owner
+        self.intent = intent
+        self.ended = False
+        self.failed = False
+        """True once an exception left the code the unit serves."""
+        self.fatal: FastAPIDatabaseError | None = None
+        """An error that must reach the client even if the handler swallowed it."""
+        self._connections = connections
+        self._admission = admission
+        self._counters = counters
+        self._ticket = ticket
+        self._engine: Engine | None = None
+        self._allow_on_loop = allow_on_loop
+        self.session = UnitSession(self, session_options)
+
+    @property
+    def needs_io(self) -> bool:
+        """Whether ending this unit talks to the database or flushes; False for one that was never used."""
+        return not self.ended and self.session.in_transaction()
+
+    @property
+    def used(self) -> bool:
+        """Whether this unit has, or may load, anything an answer is made of."""
+        return self.needs_io or self.fatal is not None or len(self.session.identity_map) > 0
+
+    def bind(self, clause: Any) -> Engine:
+        """Give the engine for a statement, once this unit may use one. Every statement passes here."""
+        self.refuse_if_ended()
+        self._check_context()
+        engine = self._engine
+        if engine is None:
+            engine = self._engine = self._begin(clause)
+        return engine
+
+    def refuse_if_ended(self) -> None:
+        """Raise :class:`UnitEnded` once the unit has ended."""
+        if self.ended:
+            raise UnitEnded(
+                f"the session of {self.owner} was used after its unit of work had ended: the request was answered, or "
+                "the `with` block was left. Work that outlives it opens its own unit: `with db.begin() as session:` "
+                "(or `async with`), and takes ids with it, not objects"
+            )
+
+    def finish(self, *, commit: bool) -> None:
+        """Commit or roll back, give the connection and then the place back, and die. A second call does nothing.
+
+        Raises what COMMIT raised, or the error that must reach the client (``fatal``); then nothing is stored.
+        Runs where the session may block: in a thread, or in a greenlet.
+        """
+        if self.ended:
+            return
+        try:
+            if commit and self.fatal is None:
+                self.session.commit()
+            else:
+                self._roll_back()
+        except BaseException:
+            self._roll_back()
+            raise
+        finally:
+            self.end()
+        if commit and self.fatal is not None:
+            raise self.fatal
+
+    def end(self) -> None:
+        """Refuse all further work and give the place back. Talks to nothing."""
+        self.ended = True
+        self.release_place()
+
+    def release_place(self) -> None:
+        """Give the place back; the next statement claims a new one."""
+        ticket, self._ticket = self._ticket, None
+        if ticket is not None:
+            self._admission.release(ticket)
+
+    def transaction_ended(self) -> None:
+        """Note that the connection went back to its pool: the next transaction chooses its engine anew."""
+        self._engine = None
+
+    def committed(self) -> None:
+        """Count a COMMIT."""
+        self._counters.commits += 1
+
+    def rolled_back(self) -> None:
+        """Count a ROLLBACK."""
+        self._counters.rollbacks += 1
+
+    def _roll_back(self) -> None:
+        try:
+            self.session.rollback()
+        except BaseException as error:
+            # The connection is beyond ROLLBACK (lost, or in the middle of an answer): closing it rolls back too,
+            # so there is nothing to tell the client. A cancellation goes on.
+            self.session.invalidate()
+            if not isinstance(error, Exception):
+                raise
+
+    def _begin(self, clause: Any) -> Engine:
+        writes = self.intent is Intent.WRITE or _may_write(clause)
+        engines = self._connections.unit_engines(self._base_engine())
+        if self._ticket is None:
+            try:
+                self._ticket = self._claim(writer=writes)
+            except Unavailable as error:
+                self.fatal = error  # a handler that swallows this must not turn it into an answer of its own
+                raise
+        elif writes and not self._ticket.writer:
+            self._admission.upgrade_blocking(self._ticket)
+        return engines.write if writes else engines.read
+
+    @abstractmethod
+    def _base_engine(self) -> Engine: ...
+
+    @abstractmethod
+    def _claim(self, *, writer: bool) -> Ticket: ...
+
+    @abstractmethod
+    def _check_context(self) -> None: ...
+
+
+class SyncUnit(Unit):
+    """A unit whose ``Session`` works in a thread."""
+
+    kind = Kind.SYNC
+
+    def _base_engine(self) -> Engine:
+        return self._connections.sync_engine()
+
+    def _claim(self, *, writer: bool) -> Ticket:
+        return self._admission.acquire_blocking(writer=writer, owner=self.owner)
+
+    def _check_context(self) -> None:
+        if asyncio._get_running_loop() is not None and not self._allow_on_loop():
+            raise WrongSession(
+                f"the sync session of {self.owner} was used on the event loop, where it would stop every other request. "
+                "Use it in `def`, or in `async def` take the async one: Depends(db.async_session), "
+                "`async with db.begin() as session:`"
+            )
+
+
+class AsyncUnit(Unit):
+    """A unit whose ``AsyncSession`` works in a task. The place is claimed at the first statement."""
+
+    kind = Kind.ASYNC
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.async_session = AsyncSession(sync_session_class=self._give_session)
+        self._operation: greenlet | None = None
+        self._task: asyncio.Task[Any] | None = None
+
+    def _give_session(self, **_options: Any) -> Session:
+        return self.session
+
+    def _base_engine(self) -> Engine:
+        return self._connections.async_engine().sync_engine
+
+    def _claim(self, *, writer: bool) -> Ticket:
+        return await_only(self._admission.acquire_async(writer=writer, owner=self.owner))
+
+    def transaction_ended(self) -> None:
+        super().transaction_ended()
+        self.release_place()  # a handler may go on for long after its own commit(): it holds nothing meanwhile
+
+    async def afinish(self, *, commit: bool) -> None:
+        """Finish from a task. Shielded from AnyIO's cancellation; a native one closes the connection."""
+        if self.ended:
+            return
+        with anyio.CancelScope(shield=True):
+            await self._stop_the_other()
+            if not self.needs_io and self.fatal is None:
+                self.end()
+                return
+            await greenlet_spawn(self.finish, commit=commit)
+
+    async def _stop_the_other(self) -> None:
+        """Cancel a statement that another task still runs: nobody is left to hear its answer."""
+        other = self.running_elsewhere()
+        if other is not None:
+            other.cancel()
+            await asyncio.wait({other}, timeout=_STOP_TIMEOUT)
+
+    def running_elsewhere(self) -> asyncio.Task[Any] | None:
+        """Give the other task that is in the middle of a statement on this session, if there is one."""
+        operation, task = self._operation, self._task
+        if operation is None or operation.dead or task is None or task.done():
+            return None
+        return None if task is asyncio.current_task() else task
+
+    def _check_context(self) -> None:
+        current = getcurrent()
+        if not getattr(current, "__sqlalchemy_greenlet_provider__", False):
+            raise LoadOutsideSession(
+                f"the async session of {self.owner} had to load something where nothing can await it: an attribute that "
+                "was not loaded yet was read. Load it with the query (`.options(selectinload(...))`), or read it inside "
+                "`await session.run_sync(...)`; a route of `fastapi_database.APIRouter` loads what its response needs"
+            )
+        operation = self._operation
+        if operation is current:
+            return
+        if operation is not None and not operation.dead:
+            error = ConcurrentUse(
+                f"the async session of {self.owner} was used by two tasks at once (asyncio.gather, a task group or "
+                "create_task): a session is one connection, which answers one statement at a time. Await the "
+                "statements one after another, or give each task its own `async with db.begin() as session:`"
+            )
+            self.fatal = error
+            raise error
+        self._operation = current
+        self._task = asyncio.current_task()
+
+
+class UnitSession(Session):
+    """SQLAlchemy's ``Session`` that asks its unit before every statement."""
+
+    def __init__(self, unit: Unit, options: Mapping[str, Any]) -> None:
+        self.unit = unit
+        super().__init__(**options)
+
+    def get_bind(self, mapper: Any = None, *, clause: Any = None, bind: Any = None, **_: Any) -> Engine | Connection:
+        engine = self.unit.bind(clause)
+        return engine if bind is None else bind
+
+
+@event.listens_for(UnitSession, "after_transaction_create")
+def _refuse_after_the_end(session: UnitSession, transaction: SessionTransaction) -> None:
+    if session.unit.ended and transaction.parent is None:
+        session.unit.refuse_if_ended()
+
+
+@event.listens_for(UnitSession, "after_transaction_end")
+def _note_the_end(session: UnitSession, transaction: SessionTransaction) -> None:
+    if transaction.parent is None:
+        session.unit.transaction_ended()
+
+
+@event.listens_for(UnitSession, "after_commit")
+def _count_commit(session: UnitSession) -> None:
+    session.unit.committed()
+
+
+@event.listens_for(UnitSession, "after_rollback")
+def _count_rollback(session: UnitSession) -> None:
+    session.unit.rolled_back()
+
+
+def _may_write(clause: Any) -> bool:
+    """Tell whether a first statement may write; a flush has no clause."""
+    if clause is None:
+        return True
+    if getattr(clause, "is_text", False):
+        words = str(clause).split(None, 1)
+        return not words or words[0].upper() not in {"SELECT", "PRAGMA", "EXPLAIN", "VALUES"}
+    return not getattr(clause, "is_select", False)

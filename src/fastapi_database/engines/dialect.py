@@ -1,0 +1,90 @@
+"""What a database has to say about itself. One subclass per database, each in its own file."""
+
+from __future__ import annotations
+
+import importlib.util
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from sqlalchemy.engine import URL, Engine
+
+from fastapi_database.errors import DriverNotInstalled, FastAPIDatabaseError, Unreachable
+
+
+@dataclass(frozen=True, slots=True)
+class UnitEngines:
+    """The engines a unit of work chooses from; the same object twice where the database needs no choice."""
+
+    read: Engine
+    write: Engine
+
+
+class Dialect(ABC):
+    """A database: its URLs, its defaults, and how its connections behave."""
+
+    name: ClassVar[str]
+    drivers: ClassVar[tuple[str, ...]]
+    """The drivers whose own ``create_engine`` options are known."""
+    single_writer: ClassVar[bool] = False
+    """True where the database lets only one transaction write at a time."""
+
+    def __init__(self, url: URL) -> None:
+        self.url = url
+
+    @property
+    @abstractmethod
+    def sync_url(self) -> URL:
+        """The URL with the driver for ``Session``. Raises :class:`DriverNotInstalled`."""
+
+    @property
+    @abstractmethod
+    def async_url(self) -> URL:
+        """The URL with the driver for ``AsyncSession``. Raises :class:`DriverNotInstalled`."""
+
+    @abstractmethod
+    def connect_arguments(self, driver: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Complete what the driver's ``connect`` is called with."""
+
+    @abstractmethod
+    def listen(self, engine: Engine, *, hide_values: bool) -> None:
+        """Attach to an engine what this database needs; ``hide_values`` keeps data out of error messages."""
+
+    @abstractmethod
+    def unit_engines(self, engine: Engine) -> UnitEngines:
+        """Give the engines that units of work use in place of ``engine``."""
+
+    @abstractmethod
+    def looks_alive(self, driver_connection: Any) -> bool:
+        """Tell without a round trip whether an idle connection is still open at the other end."""
+
+    @abstractmethod
+    def address(self) -> tuple[str, int] | str | None:
+        """Host and port, or the path of a file or socket; None where there is nothing outside the process."""
+
+    def connect_error(self, error: Exception) -> FastAPIDatabaseError:
+        """Turn what the driver raised while connecting into an error of this library."""
+        return Unreachable(f"{self.describe()} can not be reached: {_first_line(error)}")
+
+    def describe(self) -> str:
+        """Name the database for messages; never the password."""
+        return self.url.render_as_string(hide_password=True)
+
+    def open(self) -> None:
+        """Prepare what must exist before the first connection."""
+
+    def close(self) -> None:
+        """Undo :meth:`open`."""
+
+    def _with_driver(self, driver: str, module: str, *, extra: str | None) -> URL:
+        if importlib.util.find_spec(module) is None:
+            package = f"fastapi-database[{extra}]" if extra else module
+            raise DriverNotInstalled(
+                f"{self.name}+{driver}:// needs the driver {module!r}, which is not installed: pip install '{package}'"
+            )
+        return self.url.set(drivername=f"{self.name}+{driver}")
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,159 @@
+"""SQLite: one file or one piece of memory, one writer at a time, real transactions."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import uuid
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from sqlalchemy import event
+from sqlalchemy.engine import URL, Connection, Engine, ExceptionContext
+
+from fastapi_database.engines.dialect import Dialect, UnitEngines
+from fastapi_database.errors import FastAPIDatabaseError, TransactionAborted, Unreachable
+
+BUSY_TIMEOUT = 5.0
+"""Seconds SQLite waits for another *process* that writes. Inside the process our queue orders the
+writers, so this is the only waiting left. 5 s is also what Python's sqlite3 module has."""
+
+PRAGMAS: Mapping[str, str] = {
+    "journal_mode": "wal",  # readers never block the writer, nor the writer them: https://sqlite.org/wal.html
+    "foreign_keys": "on",  # off by default for the sake of programs from before 2009: https://sqlite.org/foreignkeys.html
+}
+"""Set on every connection. ``synchronous`` stays at SQLite's FULL: a committed answer survives a power cut."""
+
+_BEGIN = "fastapi_database_begin"
+_FAILED = "fastapi_database_failed"
+_SAVEPOINTS = "fastapi_database_savepoints"
+
+
+class SQLite(Dialect):
+    """SQLite through sqlite3 (sync) and aiosqlite (async)."""
+
+    name: ClassVar[str] = "sqlite"
+    drivers: ClassVar[tuple[str, ...]] = ("pysqlite", "aiosqlite")
+    single_writer: ClassVar[bool] = True
+
+    def __init__(self, url: URL) -> None:
+        super().__init__(url)
+        self._in_memory = url.database in {None, "", ":memory:"}
+        # A name nobody else has: every connection of this Database sees one database, others see none of it.
+        self._memory_name = f"/fastapi-database-{uuid.uuid4().hex}"
+        self._anchor: sqlite3.Connection | None = None
+
+    @property
+    def sync_url(self) -> URL:
+        return self._located(self.url.set(drivername="sqlite+pysqlite"))
+
+    @property
+    def async_url(self) -> URL:
+        return self._located(self._with_driver("aiosqlite", "aiosqlite", extra=None))
+
+    def _located(self, url: URL) -> URL:
+        if not self._in_memory:
+            return url
+        # The memdb VFS gives each connection its own transaction over shared memory, with SQLite's normal
+        # locks; cache=shared has table locks that ignore the busy time-out. https://sqlite.org/src/file/src/memdb.c
+        return url.set(database=f"file:{self._memory_name}").update_query_dict({"vfs": "memdb", "uri": "true"})
+
+    def connect_arguments(self, driver: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        defaults = {
+            "timeout": BUSY_TIMEOUT,
+            # A unit's connection moves between threads, one at a time; sqlite3 is compiled for that.
+            "check_same_thread": False,
+        }
+        # isolation_level=None: sqlite3 starts no transaction by itself, we emit BEGIN. Its own mode starts
+        # them too late (a SELECT runs outside), which breaks savepoints and read consistency.
+        return {**defaults, **arguments, "isolation_level": None}
+
+    def listen(self, engine: Engine, *, hide_values: bool) -> None:
+        event.listen(engine, "connect", _set_pragmas)
+        event.listen(engine, "begin", _begin)
+        event.listen(engine, "handle_error", _remember_failure)
+        event.listen(engine, "savepoint", _savepoint)
+        event.listen(engine, "rollback_savepoint", _rollback_savepoint)
+        event.listen(engine, "release_savepoint", _release_savepoint)
+        event.listen(engine, "commit", _refuse_failed)
+
+    def unit_engines(self, engine: Engine) -> UnitEngines:
+        return UnitEngines(
+            read=engine.execution_options(**{_BEGIN: "BEGIN DEFERRED"}),
+            write=engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"}),
+        )
+
+    def looks_alive(self, driver_connection: Any) -> bool:
+        return True
+
+    def address(self) -> tuple[str, int] | str | None:
+        return None if self._in_memory else self.url.database
+
+    def connect_error(self, error: Exception) -> FastAPIDatabaseError:
+        folder = os.path.dirname(os.path.abspath(self.url.database or "."))
+        hint = "" if os.path.isdir(folder) else f"; the folder {folder} does not exist"
+        return Unreachable(f"{self.describe()} can not be opened: {error}{hint}")
+
+    def open(self) -> None:
+        if self._in_memory and self._anchor is None:
+            # Memory lives as long as one connection to it: this one.
+            self._anchor = sqlite3.connect(
+                f"file:{self._memory_name}?vfs=memdb", uri=True, check_same_thread=False, isolation_level=None
+            )
+
+    def close(self) -> None:
+        anchor, self._anchor = self._anchor, None
+        if anchor is not None:
+            anchor.close()
+
+
+def _set_pragmas(dbapi_connection: Any, _record: object) -> None:
+    cursor = dbapi_connection.cursor()
+    for name, value in PRAGMAS.items():
+        cursor.execute(f"PRAGMA {name}={value}")
+        cursor.fetchall()
+    cursor.close()
+
+
+def _begin(connection: Connection) -> None:
+    info = connection.info
+    info[_FAILED] = False
+    info[_SAVEPOINTS] = []
+    connection.exec_driver_sql(connection.get_execution_options().get(_BEGIN, "BEGIN"))
+
+
+def _remember_failure(context: ExceptionContext) -> None:
+    """Note that a statement failed: SQLite would commit what came before it, PostgreSQL would not.
+
+    Units of work mean the same on both: a failure outside a savepoint fails the unit.
+    """
+    connection = context.connection
+    if connection is not None and not connection.closed and not connection.invalidated:
+        connection.info[_FAILED] = True
+
+
+def _savepoint(connection: Connection, name: str) -> None:
+    connection.info[_SAVEPOINTS].append((name, connection.info[_FAILED]))
+
+
+def _rollback_savepoint(connection: Connection, name: str, _context: None) -> None:
+    savepoints: list[tuple[str, bool]] = connection.info[_SAVEPOINTS]
+    while savepoints:
+        opened, failed_before = savepoints.pop()
+        connection.info[_FAILED] = failed_before
+        if opened == name:
+            return
+
+
+def _release_savepoint(connection: Connection, name: str, _context: None) -> None:
+    savepoints: list[tuple[str, bool]] = connection.info[_SAVEPOINTS]
+    while savepoints and savepoints.pop()[0] != name:
+        pass
+
+
+def _refuse_failed(connection: Connection) -> None:
+    if connection.info.get(_FAILED) and _BEGIN in connection.get_execution_options():
+        raise TransactionAborted(
+            "COMMIT was refused: a statement of this transaction had failed, and what it was part of is incomplete. "
+            "Let the error pass, or run the statement that may fail inside `with session.begin_nested():`"
+        )

@@ -1,0 +1,1 @@
+"""Where FastAPI is known: dependencies, the route class, installation, problems, health."""

@@ -1,0 +1,127 @@
+"""The public ``Database``: what the core offers, and what FastAPI needs of it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+from starlette.requests import HTTPConnection
+
+from fastapi_database.core.database import CoreDatabase
+from fastapi_database.core.unit import Kind
+from fastapi_database.errors import BuiltInsideRequest, NotInstalled
+from fastapi_database.web.health import health_router
+from fastapi_database.web.install import install
+from fastapi_database.web.units import SCOPE_KEY, RequestUnits
+
+
+class Database(CoreDatabase):
+    """A database, for as long as the process lives: engines, admission, sessions, closing.
+
+    Make one per database, at module level. Making it connects to nothing and imports no driver.
+
+    ``url`` is what SQLAlchemy or libpq take: ``sqlite:///app.db``, ``sqlite://`` (memory), ``postgresql://…`` (also
+    ``postgres://``, several hosts, ``sslmode=…``). The driver is chosen, psycopg for sync and asyncpg for async
+    sessions, unless the URL names one (``postgresql+psycopg://``). Without a URL, ``DATABASE_URL`` and its friends
+    are read from the environment (``config.ENVIRONMENT``).
+
+    ``models`` is a declarative base, a ``MetaData``, or a list of them, for ``create_all``. ``max_connections`` bounds
+    the connections that may be open, sync and async together (default 10); ``queue_timeout`` is how many seconds a
+    request waits for one before it is answered with 503 (default 5.0); ``max_waiting`` is how many may wait (default
+    1000). Every option of ``create_engine`` and of ``Session`` passes through by its own name.
+
+    Raises one of the ``ConfigurationError`` family for a setting that is unknown (with a suggestion), conflicting or
+    malformed, and when it is built inside a request.
+
+    >>> Database("sqlite://", echo=False)
+    <Database sqlite:// in_use=0/10 waiting=0 open=0>
+    """
+
+    def __init__(
+        self,
+        url: str | URL | None = None,
+        *,
+        models: object = None,
+        max_connections: int | None = None,
+        queue_timeout: float | None = None,
+        max_waiting: int | None = None,
+        **sqlalchemy_options: Any,
+    ) -> None:
+        _refuse_inside_request()
+        super().__init__(
+            url,
+            models=models,
+            max_connections=max_connections,
+            queue_timeout=queue_timeout,
+            max_waiting=max_waiting,
+            **sqlalchemy_options,
+        )
+
+    def install(self, app: FastAPI) -> None:
+        """Wire this database into an application: the one line it needs.
+
+        Composes the lifespan with the application's own, registers error handlers (those of the application win), makes
+        :class:`DatabaseRoute` the application's route class, and adds one pure ASGI middleware, innermost. Call it
+        before or after routers and middleware. Several databases may be installed in one application.
+
+        Raises ``AlreadyInstalled`` on a second call and ``InstalledTooLate`` once the application has started.
+
+        >>> app = FastAPI()
+        >>> Database("sqlite://").install(app)
+        """
+        install(self, app)
+
+    async def session(self, connection: HTTPConnection) -> Session:
+        """Give the request's ``Session``: ``Depends(db.session)``, for ``def`` endpoints and dependencies.
+
+        However it is asked for, it is one session per request, and so one transaction. It commits when the answer is
+        below 400, before the client can read it, and rolls back otherwise. A place in the queue is taken here, a
+        connection at the first statement; waiting is bounded by ``queue_timeout`` and answered with 503. After the
+        request the session refuses to work.
+        """
+        return await self._units(connection).sync_session(self)
+
+    async def async_session(self, connection: HTTPConnection) -> AsyncSession:
+        """Give the request's ``AsyncSession``: ``Depends(db.async_session)``, for ``async def`` endpoints.
+
+        As :meth:`session`, but the place in the queue is taken at the first statement, so that an endpoint that waits
+        for something else first holds nothing.
+        """
+        return await self._units(connection).async_session(self)
+
+    def health(self) -> APIRouter:
+        """Build a router with ``/live`` and ``/ready``: ``app.include_router(db.health(), prefix="/health")``.
+
+        ``/live`` answers 200 whatever the database does. ``/ready`` answers 200 while the database answers anything,
+        however busy it is, and 503 within a second of becoming unreachable. Probes leave no connection behind.
+        """
+        return health_router(self)
+
+    def _units(self, connection: HTTPConnection) -> RequestUnits:
+        units: RequestUnits | None = connection.scope.get(SCOPE_KEY)
+        if units is None:
+            raise NotInstalled(
+                "a session was asked for in an application this library does not know: call db.install(app) where the "
+                "application is made; without it nobody would commit or close the session"
+            )
+        return units
+
+
+Database.session.gives_session = Kind.SYNC  # type: ignore[attr-defined]
+Database.async_session.gives_session = Kind.ASYNC  # type: ignore[attr-defined]
+
+
+_REQUEST_FRAMES = {("fastapi.routing", "run_endpoint_function"), ("fastapi.dependencies.utils", "solve_dependencies")}
+
+
+def _refuse_inside_request() -> None:
+    frame = sys._getframe(2)
+    while frame is not None:
+        name = (frame.f_globals.get("__name__"), frame.f_code.co_name)
+        if name in _REQUEST_FRAMES:
+            raise BuiltInsideRequest("x")
+        frame = frame.f_back  # type: ignore[assignment]

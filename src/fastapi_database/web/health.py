@@ -1,0 +1,73 @@
+"""``/live`` and ``/ready``, for whoever decides whether this process gets requests."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter, Response
+
+from fastapi_database.errors import FastAPIDatabaseError
+
+if TYPE_CHECKING:
+    from fastapi_database.web.database import Database
+
+ANSWERED_WITHIN = 0.5
+"""Seconds an answer of the database counts as proof that it can be reached. Short, because a probe costs little."""
+
+PROBE_TIMEOUT = 0.4
+"""Seconds a probe may take. Together with the above below the second in which ``/ready`` must have turned."""
+
+
+def health_router(database: Database) -> APIRouter:
+    """Build the router; see :meth:`Database.health`."""
+    router = APIRouter(tags=["health"])
+    probe = Probe(database)
+
+    @router.get("/live")
+    async def live() -> dict[str, str]:
+        """Answer 200 while the process can answer at all, whatever the database does."""
+        return {"status": "live"}
+
+    @router.get("/ready", responses={503: {"description": "The database can not be reached"}})
+    async def ready(response: Response) -> dict[str, str]:
+        """Answer 200 while the database can be reached, busy or not; 503 otherwise."""
+        if await probe.reachable():
+            return {"status": "ready"}
+        response.status_code = 503
+        response.headers["Retry-After"] = "1"
+        return {"status": "unreachable"}
+
+    return router
+
+
+class Probe:
+    """Asks the database whether it is there: at most one question at a time, and none while it answers others."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._running: asyncio.Task[bool] | None = None
+        self._asked = float("-inf")
+        self._result = False
+
+    async def reachable(self) -> bool:
+        """Tell whether the database answered something, or answers now."""
+        now = time.monotonic()
+        if now - self._database._connections.last_answer < ANSWERED_WITHIN:
+            return True
+        if now - self._asked < ANSWERED_WITHIN:
+            return self._result
+        task = self._running
+        if task is None or task.done() or task.get_loop() is not asyncio.get_running_loop():
+            task = self._running = asyncio.create_task(self._ask())
+        return await asyncio.shield(task)
+
+    async def _ask(self) -> bool:
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT):
+                self._result = await self._database._connections.probe()
+        except (TimeoutError, OSError, FastAPIDatabaseError):
+            self._result = False
+        self._asked = time.monotonic()
+        return self._result

@@ -1,0 +1,86 @@
+"""``db.install(app)``: everything an application needs, in one call and in any order."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from starlette.middleware import Middleware
+
+from fastapi_database.errors import AlreadyInstalled, InstalledTooLate
+from fastapi_database.web import internals, problems
+from fastapi_database.web.checks import check
+from fastapi_database.web.middleware import DatabaseMiddleware
+from fastapi_database.web.route import DatabaseRoute
+
+if TYPE_CHECKING:
+    from fastapi_database.web.database import Database
+
+
+def install(database: Database, app: FastAPI) -> None:
+    """Wire a database into an application; see :meth:`Database.install`."""
+    installation = _installation(app)
+    if installation is not None and database in installation.databases:
+        raise AlreadyInstalled(f"{database!r} is installed in this application already; once is enough")
+    if internals.has_started(app):
+        raise InstalledTooLate(
+            "db.install(app) came after the application had started, when nothing can be added any more; call it where "
+            "the application is made"
+        )
+    if installation is None:
+        installation = Installation(app)
+        problems.add_handlers(app)
+        # Appended: innermost of the application's middleware, whatever is added later (add_middleware inserts in front).
+        app.user_middleware.append(Middleware(DatabaseMiddleware, on_first_request=installation.start))
+        if app.router.route_class is APIRoute:
+            app.router.route_class = DatabaseRoute
+    installation.databases.add(database)
+    original = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any] | None]:
+        installation.start()
+        async with original(app) as state:
+            database._serving = True
+            try:
+                yield state
+            finally:
+                database._serving = False
+                await database._pause()
+
+    app.router.lifespan_context = lifespan
+
+
+class Installation:
+    """What is installed in one application; found again through its middleware."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = weakref.ref(app)
+        self.databases: set[Database] = set()
+        self._checked = False
+
+    def start(self) -> None:
+        """Look at every route once all are there: at the start of the lifespan, or at the first request without one."""
+        app = self._app()
+        for database in self.databases:
+            database._serving = True
+        if app is None or self._checked:
+            return
+        self._checked = True
+        for inner in internals.mounted_applications(app):
+            if not internals.has_started(inner):
+                problems.add_handlers(inner)  # a mounted application answers its own errors
+        for route in internals.declared_routes(app):
+            check(route)
+
+
+def _installation(app: FastAPI) -> Installation | None:
+    for middleware in app.user_middleware:
+        if middleware.cls is DatabaseMiddleware:
+            start = middleware.kwargs["on_first_request"]
+            return start.__self__  # type: ignore[no-any-return]
+    return None

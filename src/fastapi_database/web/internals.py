@@ -1,0 +1,240 @@
+"""Everything this library touches that FastAPI and Starlette do not document, in one place.
+
+Seen in FastAPI 0.163.0 to 0.165.0 with Starlette 1.7 to 1.10. Each detail has a test in
+``tests/web/test_internals.py`` that fails when a version changes it.
+
+* ``scope["fastapi_inner_astack"]``: the exit stack of request-scoped dependencies. It sees the exception
+  that leaves an endpoint *before* an exception handler turns it into a response.
+* ``scope["starlette.exception_handlers"]``: the application's handlers, by class and by status.
+* ``fastapi.routing.serialize_response``: validation and serialisation of what an endpoint returns. It
+  awaits nothing when told that the endpoint is a coroutine, so it can be driven from any thread.
+* ``fastapi.routing._effective_route_context_var``: while a router is included, the route as it appears
+  there (default response class, prefix, dependencies).
+* ``fastapi.dependencies.utils.get_typed_signature``: an endpoint's parameters with annotations resolved.
+* ``fastapi.dependencies.models.Dependant``: the tree of dependencies of a route.
+* ``fastapi.routing.iter_route_contexts``: the routes of an application, those of included routers too.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from fastapi import FastAPI, Response
+from fastapi.dependencies.models import Dependant
+from fastapi.dependencies.utils import get_typed_signature
+from fastapi.exceptions import EndpointContext
+from fastapi.routing import (
+    APIRoute,
+    APIWebSocketRoute,
+    _effective_route_context_var,  # pyright: ignore[reportPrivateUsage]
+    iter_route_contexts,
+    serialize_response,
+)
+from fastapi.telemetry._api import _operation  # pyright: ignore[reportPrivateUsage]
+from fastapi.utils import is_body_allowed_for_status_code
+from starlette.responses import JSONResponse
+from starlette.routing import Mount
+from starlette.types import ASGIApp
+
+__all__ = ["Dependant", "get_typed_signature"]
+
+Scope = MutableMapping[str, Any]
+OnError = Callable[[BaseException], None]
+
+
+def on_error(scope: Scope, callback: OnError) -> None:
+    """Have ``callback`` called with the exception that leaves the endpoint or a dependency, if one does."""
+    stack = scope.get("fastapi_inner_astack")
+    if isinstance(stack, AsyncExitStack):
+
+        def leave(
+            _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+        ) -> bool:
+            if error is not None:
+                callback(error)
+            return False
+
+        stack.push(leave)
+
+
+def exception_handler(scope: Scope, error: Exception) -> Callable[..., Any] | None:
+    """Find the application's handler for an exception, as Starlette would."""
+    by_class, by_status = scope.get("starlette.exception_handlers", ({}, {}))
+    status = getattr(error, "status_code", None)
+    if status in by_status:
+        return by_status[status]  # type: ignore[no-any-return]
+    for cls in type(error).__mro__:
+        if cls in by_class:
+            return by_class[cls]  # type: ignore[no-any-return]
+    return None
+
+
+def route_path(scope: Scope) -> str:
+    """Give the route's template (``/users/{id}``), which holds no values a client sent."""
+    context = scope.get("fastapi", {}).get("effective_route_context")
+    route = scope.get("route")
+    path = getattr(context, "path", None) or getattr(route, "path", None) or scope.get("path", "")
+    return f"{scope.get('root_path', '')}{path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How one route, as it appears where it is included, turns a returned value into a response."""
+
+    route: Any
+    endpoint_context: EndpointContext
+    function_exits: bool
+    """Whether a function-scoped dependency has an exit to run between the endpoint and the response."""
+    overrides: Any
+
+    @property
+    def exits_pending(self) -> bool:
+        """Whether such an exit may be pending now; overrides can bring one along."""
+        return self.function_exits or bool(getattr(self.overrides, "dependency_overrides", None))
+
+    def response(self, value: Any, solved: Response) -> Response:
+        """Validate and serialise what the endpoint returned, exactly as FastAPI does it."""
+        if isinstance(value, Response):
+            return value
+        route = self.route
+        response_class: Any = route.response_class
+        is_default = not inspect.isclass(response_class)
+        dump_json = route.response_field is not None and is_default
+        with _operation(name="serialization", function=route.dependant.call):
+            content = _run(
+                serialize_response(
+                    field=route.response_field,
+                    response_content=value,
+                    include=route.response_model_include,
+                    exclude=route.response_model_exclude,
+                    by_alias=route.response_model_by_alias,
+                    exclude_unset=route.response_model_exclude_unset,
+                    exclude_defaults=route.response_model_exclude_defaults,
+                    exclude_none=route.response_model_exclude_none,
+                    is_coroutine=True,
+                    endpoint_ctx=self.endpoint_context,
+                    dump_json=dump_json,
+                )
+            )
+        arguments: dict[str, Any] = {}
+        status = solved.status_code or route.status_code
+        if status is not None:
+            arguments["status_code"] = status
+        if dump_json:
+            response = Response(content=content, media_type="application/json", **arguments)
+        else:
+            actual: Callable[..., Response] = response_class.value if is_default else response_class
+            response = (actual or JSONResponse)(content, **arguments)
+        if not is_body_allowed_for_status_code(response.status_code):
+            response.body = b""
+        response.headers.raw.extend(solved.headers.raw)
+        return response
+
+
+def answer_of(route: APIRoute) -> Answer:
+    """Describe a route while FastAPI builds its handler, once per inclusion."""
+    context = _effective_route_context_var.get()
+    effective: Any = context if context is not None and context.original_route is route else route
+    endpoint = inspect.unwrap(route.endpoint)
+    context_of_endpoint = EndpointContext(function=getattr(endpoint, "__name__", type(endpoint).__name__))
+    try:
+        context_of_endpoint["file"] = inspect.getsourcefile(endpoint) or ""
+        context_of_endpoint["line"] = inspect.getsourcelines(endpoint)[1]
+    except (OSError, TypeError):
+        pass
+    context_of_endpoint["path"] = f"{'/'.join(sorted(effective.methods))} {effective.path_format}"
+    return Answer(
+        route=effective,
+        endpoint_context=context_of_endpoint,
+        function_exits=_has_function_exits(effective.dependant),
+        overrides=effective.dependency_overrides_provider,
+    )
+
+
+def _has_function_exits(dependant: Dependant) -> bool:
+    return any(
+        (child.scope == "function" and is_generator(child.call)) or _has_function_exits(child)
+        for child in dependant.dependencies
+    )
+
+
+def is_generator(call: Any) -> bool:
+    """Tell whether a callable is a generator function, sync or async, behind partials and wrappers."""
+    return any(inspect.isgeneratorfunction(c) or inspect.isasyncgenfunction(c) for c in _faces(call))
+
+
+def is_coroutine(call: Any) -> bool:
+    """Tell whether a callable is ``async def``, behind partials and wrappers."""
+    return any(inspect.iscoroutinefunction(c) for c in _faces(call))
+
+
+def _faces(call: Any) -> Iterator[Any]:
+    while hasattr(call, "func") and not inspect.isroutine(call):  # functools.partial
+        call = call.func
+    call = inspect.unwrap(call)
+    yield call
+    if not inspect.isroutine(call) and not inspect.isclass(call):
+        yield getattr(call, "__call__", None)  # noqa: B004
+
+
+def _run(coroutine: Any) -> Any:
+    """Drive a coroutine that awaits nothing."""
+    try:
+        coroutine.send(None)
+    except StopIteration as result:
+        return result.value
+    coroutine.close()
+    raise RuntimeError("FastAPI's serialize_response awaited something: this version is not supported")
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """One route as it is declared and where it is included."""
+
+    label: str
+    endpoint: Any
+    dependant: Dependant
+    websocket: bool
+
+
+def declared_routes(app: FastAPI) -> Iterator[Declared]:
+    """Walk over all routes that have dependencies: included routers and mounted applications too."""
+    for context in iter_route_contexts(app.routes):
+        route: Any = context.original_route
+        if isinstance(route, Mount):
+            if isinstance(route.app, FastAPI):
+                yield from declared_routes(route.app)
+        elif isinstance(route, APIRoute | APIWebSocketRoute):
+            effective: Any = context
+            yield _declared(route, effective.path, effective.dependant)
+
+
+def mounted_applications(app: FastAPI) -> Iterator[FastAPI]:
+    """Give the FastAPI applications that are mounted below this one, at any depth."""
+    for context in iter_route_contexts(app.routes):
+        route = context.original_route
+        inner: ASGIApp | None = route.app if isinstance(route, Mount) else None
+        if isinstance(inner, FastAPI):
+            yield inner
+            yield from mounted_applications(inner)
+
+
+def declared(route: Any) -> Declared:
+    """Describe a route at the moment it is registered."""
+    return _declared(route, route.path, route.dependant)
+
+
+def _declared(route: Any, path: str, dependant: Dependant) -> Declared:
+    websocket = isinstance(route, APIWebSocketRoute)
+    methods = "WebSocket" if websocket else "/".join(sorted(route.methods))
+    return Declared(f"{methods} {path}", route.endpoint, dependant, websocket)
+
+
+def has_started(app: FastAPI) -> bool:
+    """Tell whether an application built its middleware, after which nothing can be added."""
+    return app.middleware_stack is not None

@@ -1,0 +1,135 @@
+"""The pure ASGI middleware that finishes the request's units before the first byte of the answer."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from starlette._utils import is_async_callable
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from fastapi_database.core.unit import commits
+from fastapi_database.web import internals, problems
+from fastapi_database.web.units import SCOPE_KEY, RequestUnits
+
+logger = logging.getLogger("fastapi_database")
+
+SWITCHING_PROTOCOLS = 101
+
+
+class AnswerReplaced(BaseException):
+    """Stops the body and the background tasks of an answer that was replaced by an error.
+
+    Not an ``Exception``: no handler of the application may catch it on its way to the middleware.
+    """
+
+
+class DatabaseMiddleware:
+    """Owns the units of each request from its first byte to its last."""
+
+    def __init__(self, app: ASGIApp, *, on_first_request: Any) -> None:
+        self._app = app
+        self._on_first_request = on_first_request
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in {"http", "websocket"}:
+            await self._app(scope, receive, send)
+            return
+        if self._on_first_request is not None:
+            start, self._on_first_request = self._on_first_request, None
+            start()
+        await _Conversation(self._app, scope, receive, send).run()
+
+
+class _Conversation:
+    """One request or WebSocket."""
+
+    def __init__(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        self._app = app
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._started = False
+        self._unhandled: Exception | None = None
+        # A mounted application may have the middleware too; then the units are shared.
+        self._units: RequestUnits = scope.setdefault(SCOPE_KEY, RequestUnits(scope))
+
+    async def run(self) -> None:
+        units = self._units
+        try:
+            await self._app(self._scope, self._receive, self._forward)
+        except BaseException as error:
+            if _is_replacement(error):
+                if self._unhandled is not None:
+                    raise self._unhandled from None
+                return
+            units.fail()
+            if self._started and isinstance(error, Exception):
+                logger.error("%s failed after its answer had begun (body or background task)", units.label)
+            raise
+        finally:
+            if units.pending:
+                await units.abandon()
+
+    async def _forward(self, message: Message) -> None:
+        if not self._started:
+            status = _status(message)
+            if status is not None:
+                self._started = True
+                if self._units.pending:
+                    await self._finish(status)
+        await self._send(message)
+
+    async def _finish(self, status: int) -> None:
+        """Finish the units; when the commit fails, send the error in place of this answer."""
+        try:
+            await self._units.finish(commit=commits(status=status, failed=self._units.failed))
+            self._raise_swallowed(status)
+        except Exception as error:
+            if status >= 500 or self._scope["type"] == "websocket":
+                raise
+            await self._answer_instead(error)
+            raise AnswerReplaced from error
+
+    def _raise_swallowed(self, status: int) -> None:
+        """Raise an error that a handler swallowed and answered as something it is not, such as a 401."""
+        if status < 500:
+            for unit in self._units.units.values():
+                if unit.fatal is not None:
+                    raise unit.fatal
+
+    async def _answer_instead(self, error: Exception) -> None:
+        self._units.fail()
+        handler = internals.exception_handler(self._scope, error)
+        if handler is None and problems.covers(error):
+            handler = problems.answer  # a mounted application without our handlers
+        if handler is None:
+            self._started = False
+            self._unhandled = error
+            return
+        request = Request(self._scope, self._receive)
+        if is_async_callable(handler):
+            response = await handler(request, error)
+        else:
+            response = await run_in_threadpool(handler, request, error)
+        await response(self._scope, self._receive, self._send)
+
+
+def _status(message: Message) -> int | None:
+    """Give the status an ASGI message starts the answer with, or None for any other message."""
+    kind = message["type"]
+    if kind in {"http.response.start", "websocket.http.response.start"}:
+        status: int = message["status"]
+        return status
+    if kind == "websocket.accept":
+        return SWITCHING_PROTOCOLS
+    return 403 if kind == "websocket.close" else None  # refused before it was accepted
+
+
+def _is_replacement(error: BaseException) -> bool:
+    """Recognise our own signal, also inside the group a task group of the application makes of it."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(_is_replacement(inner) for inner in error.exceptions)
+    return isinstance(error, AnswerReplaced)

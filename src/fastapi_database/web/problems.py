@@ -1,0 +1,64 @@
+"""Errors as RFC 9457 problem documents. https://www.rfc-editor.org/rfc/rfc9457"""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.websockets import WebSocket, WebSocketState
+
+from fastapi_database.errors import FastAPIDatabaseError, problem_for
+from fastapi_database.web import internals
+
+logger = logging.getLogger("fastapi_database")
+
+MEDIA_TYPE = "application/problem+json"
+
+# RFC 6455, 7.4.1 and the IANA registry: 1011 internal error, 1013 try again later.
+_CLOSE_INTERNAL_ERROR, _CLOSE_TRY_AGAIN = 1011, 1013
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Register handlers for the two roots, where the application has none of its own.
+
+    Only the roots: a handler of the application for any narrower class is then found before ours,
+    whenever it is registered, and one for the root itself replaces ours.
+    """
+    app.exception_handlers.setdefault(SQLAlchemyError, answer)
+    app.exception_handlers.setdefault(FastAPIDatabaseError, answer)
+
+
+def covers(error: Exception) -> bool:
+    """Tell whether :func:`answer` knows this error."""
+    return isinstance(error, SQLAlchemyError | FastAPIDatabaseError)
+
+
+async def answer(connection: Request | WebSocket, error: Exception) -> JSONResponse | None:
+    """Answer an error with its problem document; close a WebSocket with the code that fits."""
+    problem = problem_for(error)
+    _log(connection, error, problem.status)
+    if isinstance(connection, WebSocket):
+        if connection.application_state is not WebSocketState.DISCONNECTED:
+            code = _CLOSE_TRY_AGAIN if problem.status == 503 else _CLOSE_INTERNAL_ERROR
+            await connection.close(code=code, reason=problem.title[:120])
+        return None
+    body: dict[str, Any] = {"type": problem.type, "title": problem.title, "status": problem.status, "code": problem.code}
+    headers = {} if problem.retry_after is None else {"Retry-After": str(max(1, math.ceil(problem.retry_after)))}
+    return JSONResponse({**body, **problem.members}, problem.status, headers, media_type=MEDIA_TYPE)
+
+
+def _log(connection: Request | WebSocket, error: Exception, status: int) -> None:
+    method = connection.scope.get("method", "WebSocket")
+    where = f"{method} {internals.route_path(connection.scope)}"
+    if status == 500:
+        logger.error("%s answered 500", where, exc_info=error)
+    elif status > 500:
+        logger.warning("%s answered %d: %s", where, status, _first_line(error))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

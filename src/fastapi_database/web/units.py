@@ -1,0 +1,128 @@
+"""The units of work of one request, one per ``Database``, kept in the ASGI scope."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import MutableMapping
+from typing import Any
+
+import anyio
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
+from fastapi_database.core.database import CoreDatabase
+from fastapi_database.core.unit import AsyncUnit, Intent, SyncUnit, Unit
+from fastapi_database.errors import MixedSessions, UnitEnded
+from fastapi_database.web import internals
+
+logger = logging.getLogger("fastapi_database")
+
+SCOPE_KEY = "fastapi_database"
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+"""Methods that ask for nothing to change: https://www.rfc-editor.org/rfc/rfc9110#name-safe-methods"""
+
+
+class RequestUnits:
+    """Opens the request's units, and finishes them together."""
+
+    __slots__ = ("_scope", "failed", "finished", "units")
+
+    def __init__(self, scope: MutableMapping[str, Any]) -> None:
+        self._scope = scope
+        self.units: dict[CoreDatabase, Unit] = {}
+        self.failed = False
+        self.finished = False
+
+    @property
+    def pending(self) -> bool:
+        """Whether a unit is open, or a swallowed error still has to be told."""
+        return any(not unit.ended for unit in self.units.values())
+
+    @property
+    def label(self) -> str:
+        """Name the request for messages: method and route."""
+        method = self._scope.get("method", "WebSocket")
+        return f'"{method} {internals.route_path(self._scope)}"'
+
+    async def sync_session(self, database: CoreDatabase) -> Session:
+        """Give the request's sync session, the same one however often it is asked for."""
+        unit = self.units.get(database)
+        if unit is None:
+            intent = self._intent()
+            label = self._opening()
+            writer = intent is Intent.WRITE
+            ticket = await database._admission.acquire_async(writer=writer, owner=label)
+            unit = database._sync_unit(owner=label, intent=intent, ticket=ticket)
+            self._add(database, unit)
+        if not isinstance(unit, SyncUnit):
+            raise self._mixed()
+        return unit.session
+
+    async def async_session(self, database: CoreDatabase) -> AsyncSession:
+        """Give the request's async session, the same one however often it is asked for."""
+        unit = self.units.get(database)
+        if unit is None:
+            unit = database._async_unit(owner=self._opening(), intent=self._intent())
+            self._add(database, unit)
+        if not isinstance(unit, AsyncUnit):
+            raise self._mixed()
+        return unit.async_session
+
+    async def finish(self, *, commit: bool) -> None:
+        """Finish every unit, in the order they were opened. The first failure rolls back the rest and is raised."""
+        self.finished = True
+        durable: list[str] = []
+        failure: BaseException | None = None
+        for database, unit in self.units.items():
+            try:
+                await _finish(database, unit, commit=commit and failure is None)
+            except BaseException as error:  # noqa: BLE001 - raised below, after the others were rolled back
+                failure = failure or error
+            else:
+                durable.append(database._dialect.describe())
+        if failure is not None:
+            if commit and durable:
+                logger.error("%s failed, but is stored in %s", self.label, ", ".join(durable))
+            raise failure
+
+    async def abandon(self) -> None:
+        """Roll back what is left when a request ends without an answer. Not interrupted by a cancellation."""
+        with anyio.CancelScope(shield=True):
+            await self.finish(commit=False)
+
+    def fail(self, _error: BaseException | None = None) -> None:
+        """Note that an exception left the endpoint: whatever its handler answers, nothing is stored."""
+        self.failed = True
+
+    def _opening(self) -> str:
+        if self.finished:
+            raise UnitEnded(
+                f"the session of {self.label} was asked for after the answer had begun; work that outlives the request "
+                "opens its own unit: `with db.begin() as session:` (or `async with`)"
+            )
+        return self.label
+
+    def _intent(self) -> Intent:
+        method = self._scope.get("method")
+        return Intent.UNKNOWN if method is None or method in SAFE_METHODS else Intent.WRITE
+
+    def _add(self, database: CoreDatabase, unit: Unit) -> None:
+        if not self.units:
+            internals.on_error(self._scope, self.fail)
+        self.units[database] = unit
+
+    def _mixed(self) -> MixedSessions:
+        return MixedSessions(
+            f"{self.label} asked for a sync and an async session of one Database: two sessions are two transactions, "
+            "and a request that holds one connection while it waits for another can deadlock. Use one kind in the "
+            "endpoint and in all its dependencies"
+        )
+
+
+async def _finish(database: CoreDatabase, unit: Unit, *, commit: bool) -> None:
+    if isinstance(unit, AsyncUnit):
+        await unit.afinish(commit=commit)
+    elif unit.needs_io or unit.fatal is not None:
+        await database._threads.run(unit.finish, commit=commit)
+    else:
+        unit.end()
