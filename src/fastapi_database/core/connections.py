@@ -23,7 +23,7 @@ from sqlalchemy.util import await_only, get_cls_kwargs, greenlet_spawn
 
 from fastapi_database.config import ENGINE_OPTIONS, Settings, refuse_unknown_dialect_options
 from fastapi_database.engines import Dialect, UnitEngines
-from fastapi_database.errors import FastAPIDatabaseError
+from fastapi_database.errors import DriverNotInstalled, FastAPIDatabaseError
 
 PING_AFTER = 30.0
 """Seconds a connection may have been idle before it is pinged on checkout. Below that a look at its
@@ -41,7 +41,8 @@ class Connections:
 
     def __init__(self, dialect: Dialect, settings: Settings) -> None:
         self.dialect = dialect
-        self.open = 0
+        self._opened: set[int] = set()
+        self._opening = 0
         self.last_answer = float("-inf")
         """When the database last answered anything, on the monotonic clock."""
         self._settings = settings
@@ -55,9 +56,15 @@ class Connections:
         refuse_unknown_dialect_options(settings.engine_options, set().union(*self._options_of.values()))
 
     @property
+    def open(self) -> int:
+        """Connections that are open or being opened."""
+        return len(self._opened) + self._opening
+
+    @property
     def idle(self) -> int:
         """Connections that wait in a pool."""
-        return sum(_checked_in(engine) for engine in self._engines())
+        in_use = sum(e.pool.checkedout() for e in self._engines() if isinstance(e.pool, QueuePool))
+        return max(0, self.open - in_use)
 
     def sync_engine(self) -> Engine:
         """Give the engine for sync sessions, made on first use."""
@@ -91,6 +98,36 @@ class Connections:
     def unit_engines(self, engine: Engine) -> UnitEngines:
         """Give the engines that units of work use in place of ``engine``."""
         return self._units[engine]
+
+    async def probe(self) -> bool:
+        """Ask the database whether it is there, without leaving a connection behind.
+
+        An idle connection is asked where there is one; else one is opened and closed again; when all that may be
+        open are busy, the server's address has to do. Raises what connecting raises.
+        """
+        try:
+            engine = self.async_engine()
+        except DriverNotInstalled:
+            return await asyncio.to_thread(self._probe, self.sync_engine())
+        return await greenlet_spawn(self._probe, engine.sync_engine)
+
+    def _probe(self, engine: Engine) -> bool:
+        if not _checked_in(engine) and self.open >= self._settings.max_connections:
+            return self.dialect.answers()
+        connection = engine.raw_connection()
+        try:
+            cursor = connection.cursor()
+            cursor.execute("SELECT 1")
+            cursor.close()
+        except BaseException:
+            connection.invalidate()
+            raise
+        self.last_answer = time.monotonic()
+        if connection.record_info is not None and _RETURNED not in connection.record_info:
+            connection.invalidate()  # opened for this question only
+        else:
+            connection.close()
+        return True
 
     def close(self) -> None:
         """Close idle connections of every pool; those of other running loops as soon as their loop gets to it.
@@ -155,29 +192,31 @@ class Connections:
             connection = dialect.connect(*args, **complete)
         except BaseException as error:
             with self._lock:
-                self.open -= 1
+                self._opening -= 1
             if isinstance(error, Exception) and not isinstance(error, FastAPIDatabaseError):
                 # `from None` where the original could carry the connection string; the message has what is needed.
                 raise self.dialect.connect_error(error) from None
             raise
+        with self._lock:
+            self._opening -= 1
+            self._opened.add(id(connection))
         self.last_answer = time.monotonic()
         return connection
 
-    def _closed(self, _connection: object, _record: object) -> None:
-        with self._lock:
-            self.open -= 1
+    def _closed(self, connection: object, _record: object) -> None:
+        self._opened.discard(id(connection))  # a connection may be reported closed more than once
 
     def _reserve(self, *, asynchronous: bool) -> None:
         with self._lock:
             if self.open < self._settings.max_connections:
-                self.open += 1
+                self._opening += 1
                 return
         # Every place-holder has at most one connection and this one has none, so somewhere one is idle.
         for loop, engine in self._others(asynchronous=asynchronous):
             if self._evict(loop, engine, asynchronous=asynchronous):
                 break
         with self._lock:
-            self.open += 1
+            self._opening += 1
 
     def _others(self, *, asynchronous: bool) -> Iterator[tuple[asyncio.AbstractEventLoop | None, Engine]]:
         if asynchronous and self._sync is not None:
@@ -207,7 +246,7 @@ class Connections:
         try:
             engine.raw_connection().invalidate()
         except (_NoRoom, sa.TimeoutError):
-            return False
+            engine.pool.dispose()  # the next one in line had died; the others are behind it
         finally:
             self._evicting.now = False
         return True
@@ -257,9 +296,7 @@ class Connections:
             engine = self._async.pop(loop)
             self._guards.pop(loop, None)
             self._units.pop(engine.sync_engine, None)
-            lost = _checked_in(engine.sync_engine)
             engine.sync_engine.dispose(close=False)
-            self.open -= lost
 
 
 def _option_names(dialect: Dialect, driver: str) -> set[str]:

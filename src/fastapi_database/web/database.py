@@ -115,7 +115,9 @@ Database.session.gives_session = Kind.SYNC  # type: ignore[attr-defined]
 Database.async_session.gives_session = Kind.ASYNC  # type: ignore[attr-defined]
 
 
-_REQUEST_FRAMES = {("fastapi.routing", "run_endpoint_function"), ("fastapi.dependencies.utils", "solve_dependencies")}
+# The functions of FastAPI that call endpoints and `async def` dependencies; a `def` one runs in a worker thread of
+# AnyIO, below this function.
+_REQUEST_FRAMES = {("fastapi.routing", "run_endpoint_function"), ("fastapi.dependencies.utils", "solve_dependencies"), ("fastapi_database.web.route", "call"), ("anyio._backends._asyncio", "run")}
 
 
 def _refuse_inside_request() -> None:
@@ -123,5 +125,9 @@ def _refuse_inside_request() -> None:
     while frame is not None:
         name = (frame.f_globals.get("__name__"), frame.f_code.co_name)
         if name in _REQUEST_FRAMES:
-            raise BuiltInsideRequest("x")
+            raise BuiltInsideRequest(
+                "a Database was built while a request was being handled: each one opens connections of its own, so every "
+                "request would open new ones that nobody closes. Build it once, at module level or where the application "
+                "is made, and use Depends(db.session) or `db.begin()` in the request"
+            )
         frame = frame.f_back  # type: ignore[assignment]

@@ -140,7 +140,7 @@ class _Step:
             for unit in units:
                 if unit.needs_io:
                     unit.session.flush()  # so that generated values are there to serialise
-            preload(value, self._answer.route.response_field)
+            preload(value, self._answer.route.response_model)
         response = self._answer.response(value, self._solved)
         if not self._answer.exits_pending:
             for unit in units:
