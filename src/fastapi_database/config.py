@@ -59,7 +59,11 @@ ENGINE_OPTIONS = frozenset(
 )
 """Options of ``sqlalchemy.create_engine`` that pass through by their own names."""
 
-_REPLACED = {"pool_size": "max_connections", "max_overflow": "max_connections", "pool_timeout": "queue_timeout"}
+_REPLACED = {
+    "pool_size": "max_connections",
+    "max_overflow": "max_connections",
+    "pool_timeout": "queue_timeout",
+}
 _REFUSED = {
     "bind": "the engine is made from the URL",
     "binds": "one Database is one database: make a second Database for another one",
@@ -217,6 +221,6 @@ def _check_numbers(result: Settings) -> None:
         value = getattr(result, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < low:
             raise ConflictingSettings(f"{name}={value!r} must be a whole number of at least {low}")
-    timeout = result.queue_timeout
+    timeout: Any = result.queue_timeout
     if not isinstance(timeout, int | float) or isinstance(timeout, bool) or not 0 <= timeout < float("inf"):
         raise ConflictingSettings(f"queue_timeout={timeout!r} must be a finite number of seconds, 0 or more")

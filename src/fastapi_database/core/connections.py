@@ -8,6 +8,8 @@ is reached and a pool needs one more, an idle connection of another pool is clos
 from __future__ import annotations
 
 import asyncio
+import os
+import stat
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -52,8 +54,9 @@ class Connections:
         self._async: dict[asyncio.AbstractEventLoop, AsyncEngine] = {}
         self._guards: dict[asyncio.AbstractEventLoop, AsyncGenerator[None]] = {}
         self._units: dict[Engine, UnitEngines] = {}
-        self._options_of = {driver: _option_names(dialect, driver) for driver in dialect.drivers}
-        refuse_unknown_dialect_options(settings.engine_options, set().union(*self._options_of.values()))
+        self._options_of: dict[str, set[str]] = {driver: _option_names(dialect, driver) for driver in dialect.drivers}
+        known = {name for names in self._options_of.values() for name in names}
+        refuse_unknown_dialect_options(settings.engine_options, known)
 
     @property
     def open(self) -> int:
@@ -105,6 +108,8 @@ class Connections:
         An idle connection is asked where there is one; else one is opened and closed again; when all that may be
         open are busy, the server's address has to do. Raises what connecting raises.
         """
+        if not self.idle and self.open >= self._settings.max_connections:
+            return await _address_answers(self.dialect.address())
         try:
             engine = self.async_engine()
         except DriverNotInstalled:
@@ -112,8 +117,6 @@ class Connections:
         return await greenlet_spawn(self._probe, engine.sync_engine)
 
     def _probe(self, engine: Engine) -> bool:
-        if not _checked_in(engine) and self.open >= self._settings.max_connections:
-            return self.dialect.answers()
         connection = engine.raw_connection()
         try:
             cursor = connection.cursor()
@@ -158,7 +161,7 @@ class Connections:
 
     def _options(self, url: URL) -> dict[str, Any]:
         own = self._options_of.get(url.get_driver_name(), set())
-        others = set().union(*self._options_of.values()) - own
+        others = {name for names in self._options_of.values() for name in names} - own
         given = {name: value for name, value in self._settings.engine_options.items() if name not in others}
         options: dict[str, Any] = {"hide_parameters": True, **given}
         poolclass = options.get("poolclass")
@@ -300,7 +303,8 @@ class Connections:
 
 
 def _option_names(dialect: Dialect, driver: str) -> set[str]:
-    return set(get_cls_kwargs(dialect.url.set(drivername=f"{dialect.name}+{driver}").get_dialect())) - ENGINE_OPTIONS
+    names: set[str] = get_cls_kwargs(dialect.url.set(drivername=f"{dialect.name}+{driver}").get_dialect())
+    return names - ENGINE_OPTIONS
 
 
 def _checked_in(engine: Engine) -> int:
@@ -317,6 +321,25 @@ def _answers(dialect: Any, dbapi_connection: Any) -> bool:
 
 def _checked_in_at(_connection: object, record: Any) -> None:
     record.info[_RETURNED] = time.monotonic()
+
+
+async def _address_answers(address: tuple[str, int] | str | None) -> bool:
+    if address is None:
+        return True
+    if isinstance(address, str) and not _is_socket(address):
+        return _exists(address)
+    opening = asyncio.open_unix_connection(address) if isinstance(address, str) else asyncio.open_connection(*address)
+    _, writer = await opening
+    writer.close()
+    return True
+
+
+def _is_socket(path: str) -> bool:
+    return _exists(path) and stat.S_ISSOCK(os.stat(path).st_mode)
+
+
+def _exists(path: str) -> bool:
+    return os.path.exists(path)
 
 
 def _dispose_soon(loop: asyncio.AbstractEventLoop, engine: AsyncEngine) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
+import inspect
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -14,12 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
 from fastapi_database.config import settings
-from fastapi_database.core.admission import Admission, Ticket
-from fastapi_database.core.connections import Connections
-from fastapi_database.core.threads import Threads
-from fastapi_database.core.unit import AsyncUnit, Counters, Intent, SyncUnit
-from fastapi_database.engines import dialect_for
-from fastapi_database.errors import InvalidModels
+from fastapi_database.core.resources import Resources
+from fastapi_database.core.unit import AsyncUnit, Intent, Unit
+from fastapi_database.errors import ConcurrentUse, InvalidModels
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,31 +54,20 @@ class CoreDatabase:
         max_waiting: int | None = None,
         **sqlalchemy_options: Any,
     ) -> None:
-        self._settings = settings(
-            url,
-            models=models,
-            given={"max_connections": max_connections, "queue_timeout": queue_timeout, "max_waiting": max_waiting},
-            options=sqlalchemy_options,
+        self._resources = Resources(
+            settings(
+                url,
+                models=models,
+                given={"max_connections": max_connections, "queue_timeout": queue_timeout, "max_waiting": max_waiting},
+                options=sqlalchemy_options,
+            )
         )
-        self._dialect = dialect_for(self._settings.url)
-        self._connections = Connections(self._dialect, self._settings)
-        self._admission = Admission(
-            places=self._settings.max_connections,
-            max_waiting=self._settings.max_waiting,
-            timeout=self._settings.queue_timeout,
-            single_writer=self._dialect.single_writer,
-        )
-        self._threads = Threads(self._settings.max_connections)
-        self._counters = Counters()
-        # Loaded attributes stay readable after the commit, without a statement; an application that wants
-        # SQLAlchemy's own default passes expire_on_commit=True.
-        self._session_options = {"expire_on_commit": False, **self._settings.session_options}
-        self._serving = False
 
     def __repr__(self) -> str:
         stats = self.stats()
+        places = self._resources.settings.max_connections
         return (
-            f"<Database {self._dialect.describe()} in_use={stats.in_use}/{self._settings.max_connections} "
+            f"<Database {self._resources.dialect.describe()} in_use={stats.in_use}/{places} "
             f"waiting={stats.waiting} open={stats.open}>"
         )
 
@@ -91,12 +77,12 @@ class CoreDatabase:
 
         What is run on it directly has no place in the queue and no unit of work.
         """
-        return self._connections.sync_engine()
+        return self._resources.connections.sync_engine()
 
     @property
     def async_engine(self) -> AsyncEngine:
         """SQLAlchemy's async engine of the running event loop, made on first use; see :attr:`engine`."""
-        return self._connections.async_engine()
+        return self._resources.connections.async_engine()
 
     def begin(self) -> Begin:
         """Open a unit of work outside the request's own: in a script, worker, task, socket message or test.
@@ -113,7 +99,7 @@ class CoreDatabase:
         2
         >>> db.close()
         """
-        return Begin(self, owner=_caller())
+        return Begin(self._resources, owner=_caller())
 
     def create_all(self) -> None:
         """Create the tables of ``models`` that do not exist yet: for demos and tests; use migrations elsewhere.
@@ -137,15 +123,15 @@ class CoreDatabase:
         0
         """
         return Stats(
-            in_use=self._admission.in_use,
-            open=self._connections.open,
-            idle=self._connections.idle,
-            waiting=self._admission.waiting,
-            admitted=self._admission.admitted,
-            refused=self._admission.refused,
-            timed_out=self._admission.timed_out,
-            commits=self._counters.commits,
-            rollbacks=self._counters.rollbacks,
+            in_use=self._resources.admission.in_use,
+            open=self._resources.connections.open,
+            idle=self._resources.connections.idle,
+            waiting=self._resources.admission.waiting,
+            admitted=self._resources.admission.admitted,
+            refused=self._resources.admission.refused,
+            timed_out=self._resources.admission.timed_out,
+            commits=self._resources.counters.commits,
+            rollbacks=self._resources.counters.rollbacks,
         )
 
     def close(self) -> None:
@@ -153,73 +139,42 @@ class CoreDatabase:
 
         Connections in use close when their unit ends. A second call does nothing; a later use opens again.
         """
-        self._connections.close()
-        self._threads.close()
-        self._dialect.close()
+        self._resources.close()
 
     async def aclose(self) -> None:
         """Close from async code, and wait until the connections of this event loop are closed; see :meth:`close`."""
-        await self._pause()
-        self._dialect.close()
-
-    async def _pause(self) -> None:
-        """Close everything that a later use can open again: the end of a lifespan."""
-        await self._connections.aclose()
-        self._threads.close()
+        await self._resources.pause()
+        self._resources.close()
 
     def _models(self) -> Iterator[Any]:
-        if not self._settings.metadata:
+        if not self._resources.settings.metadata:
             raise InvalidModels("create_all() has no models: pass models=Base to Database()")
-        yield from self._settings.metadata
-
-    def _sync_unit(self, *, owner: str, intent: Intent, ticket: Ticket | None = None) -> SyncUnit:
-        return SyncUnit(
-            connections=self._connections,
-            admission=self._admission,
-            counters=self._counters,
-            owner=owner,
-            intent=intent,
-            session_options=self._session_options,
-            ticket=ticket,
-            allow_on_loop=self._not_serving,
-        )
-
-    def _async_unit(self, *, owner: str, intent: Intent) -> AsyncUnit:
-        return AsyncUnit(
-            connections=self._connections,
-            admission=self._admission,
-            counters=self._counters,
-            owner=owner,
-            intent=intent,
-            session_options=self._session_options,
-        )
-
-    def _not_serving(self) -> bool:
-        # A server imports the application on its event loop, where a module may well seed its tables.
-        return not self._serving
+        yield from self._resources.settings.metadata
 
 
 class Begin:
     """One unit of work outside a request; made by :meth:`CoreDatabase.begin`."""
 
-    def __init__(self, database: CoreDatabase, *, owner: str) -> None:
-        self._database = database
+    def __init__(self, resources: Resources, *, owner: str) -> None:
+        self._resources = resources
         self._owner = owner
-        self._unit: SyncUnit | AsyncUnit | None = None
+        self._unit: Unit | None = None
 
     def __enter__(self) -> Session:
-        unit = self._database._sync_unit(owner=self._owner, intent=Intent.WRITE)
-        self._unit = self._once(unit)
+        self._refuse_twice()
+        self._unit = unit = self._resources.sync_unit(owner=self._owner, intent=Intent.WRITE)
         return unit.session
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._unit is not None:
             with _raising(error):
                 self._unit.finish(commit=error is None)
 
     async def __aenter__(self) -> AsyncSession:
-        unit = self._database._async_unit(owner=self._owner, intent=Intent.WRITE)
-        self._unit = self._once(unit)
+        self._refuse_twice()
+        self._unit = unit = self._resources.async_unit(owner=self._owner, intent=Intent.WRITE)
         return unit.async_session
 
     async def __aexit__(
@@ -229,15 +184,16 @@ class Begin:
             with _raising(error):
                 await self._unit.afinish(commit=error is None)
 
-    def _once(self, unit: Any) -> Any:
+    def _refuse_twice(self) -> None:
         if self._unit is not None:
             self._unit.refuse_if_ended()
-            raise RuntimeError("db.begin() is good for one `with`: call db.begin() again for another unit of work")
-        return unit
+            raise ConcurrentUse(
+                f"{self._owner} is open already: one db.begin() is one unit of work; call db.begin() again for another"
+            )
 
 
 @contextmanager
-def _raising(error: BaseException | None) -> Iterator[None]:
+def _raising(error: BaseException | None) -> Generator[None]:
     """Let the block's own exception win over one from the rollback."""
     try:
         yield
@@ -247,5 +203,9 @@ def _raising(error: BaseException | None) -> Iterator[None]:
 
 
 def _caller() -> str:
-    frame = sys._getframe(2)
-    return f'db.begin() at {frame.f_code.co_filename.rpartition("/")[2]}:{frame.f_lineno}'
+    frame = inspect.currentframe()
+    for _ in range(2):  # past this function and begin()
+        frame = frame.f_back if frame is not None else None
+    if frame is None:
+        return "db.begin()"
+    return f"db.begin() at {frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno}"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import ParamSpec, TypeVar
 
 import anyio
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Threads:
-    """A pool of threads apart from AnyIO's forty, so that database work and other sync routes never starve each other."""
+    """A pool of threads apart from AnyIO's forty: database work and other sync routes never starve each other."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -31,9 +31,12 @@ class Threads:
         pool = self._pool
         if pool is None:
             pool = self._pool = ThreadPoolExecutor(self._size, thread_name_prefix="fastapi-database")
-        call = functools.partial(contextvars.copy_context().run, function, *args, **kwargs)
-        future = asyncio.get_running_loop().run_in_executor(pool, call)
-        return await finish_despite_cancellation(future)
+        context = contextvars.copy_context()
+
+        def call() -> T:
+            return context.run(function, *args, **kwargs)
+
+        return await finish_despite_cancellation(asyncio.get_running_loop().run_in_executor(pool, call))
 
     def close(self) -> None:
         """Let the threads end; a later use starts new ones."""
@@ -44,19 +47,15 @@ class Threads:
 
 async def finish_despite_cancellation(future: asyncio.Future[T]) -> T:
     """Wait for a future to be done; then deliver a cancellation that came meanwhile."""
-    cancelled: asyncio.CancelledError | None = None
-    with anyio.CancelScope(shield=True):
-        while not future.done():
-            try:
-                await asyncio.shield(future)
-            except asyncio.CancelledError as error:
-                if future.cancelled():
-                    raise
-                cancelled = error
-            except BaseException:  # noqa: BLE001 - it is the future's own, and given by result() below
-                break
-    if cancelled is not None:
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        if future.cancelled():
+            raise
+        with anyio.CancelScope(shield=True):
+            while not future.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait({future})
         if not future.cancelled():
             future.exception()  # seen: the cancellation is what the caller hears of
-        raise cancelled
-    return future.result()
+        raise

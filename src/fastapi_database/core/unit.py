@@ -32,7 +32,6 @@ from fastapi_database.errors import (
     WrongSession,
 )
 
-
 _STOP_TIMEOUT = 1.0  # seconds a cancelled statement gets to let go of its connection, which then is closed
 
 
@@ -218,7 +217,7 @@ class SyncUnit(Unit):
     def _check_context(self) -> None:
         if asyncio._get_running_loop() is not None and not self._allow_on_loop():
             raise WrongSession(
-                f"the sync session of {self.owner} was used on the event loop, where it would stop every other request. "
+                f"the sync session of {self.owner} was used on the event loop, where it stops every other request. "
                 "Use it in `def`, or in `async def` take the async one: Depends(db.async_session), "
                 "`async with db.begin() as session:`"
             )
@@ -231,7 +230,7 @@ class AsyncUnit(Unit):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self.async_session = AsyncSession(sync_session_class=self._give_session)
+        self.async_session = AsyncSession(sync_session_class=self._give_session)  # type: ignore[arg-type]  # it is called, nothing else
         self._operation: greenlet | None = None
         self._task: asyncio.Task[Any] | None = None
 
@@ -277,8 +276,8 @@ class AsyncUnit(Unit):
         current = getcurrent()
         if not getattr(current, "__sqlalchemy_greenlet_provider__", False):
             raise LoadOutsideSession(
-                f"the async session of {self.owner} had to load something where nothing can await it: an attribute that "
-                "was not loaded yet was read. Load it with the query (`.options(selectinload(...))`), or read it inside "
+                f"the async session of {self.owner} had to load something where nothing can await it: an attribute "
+                "not loaded yet was read. Load it with the query (`.options(selectinload(...))`), or read it inside "
                 "`await session.run_sync(...)`; a route of `fastapi_database.APIRouter` loads what its response needs"
             )
         operation = self._operation

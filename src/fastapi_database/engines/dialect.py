@@ -70,10 +70,10 @@ class Dialect(ABC):
         """Name the database for messages; never the password."""
         return self.url.render_as_string(hide_password=True)
 
-    def open(self) -> None:
+    def open(self) -> None:  # noqa: B027 - most databases need nothing
         """Prepare what must exist before the first connection."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Undo :meth:`open`."""
 
     def _with_driver(self, driver: str, module: str, *, extra: str | None) -> URL:

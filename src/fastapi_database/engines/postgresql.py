@@ -40,7 +40,9 @@ _ASYNCPG_OWN = {
     "timeout",
 }
 _CONNECTION = {"user", "password", "host", "port", "database"}
-_LIBPQ_ONLY = re.compile(r"channel_binding|fallback_application_name|gss.*|keepalives.*|load_balance_hosts|tcp_user_timeout")
+_LIBPQ_ONLY = re.compile(
+    r"channel_binding|fallback_application_name|gss.*|keepalives.*|load_balance_hosts|tcp_user_timeout"
+)
 _AUTHENTICATION = {"28000", "28P01", "3D000"}
 _SHORT = 3  # a text of three letters or fewer is no secret, and is part of every message
 _NO_DETAIL_CLASSES = {"22", "23"}  # data exceptions and constraint violations quote the row's values
@@ -186,12 +188,12 @@ def _hide_values(context: ExceptionContext) -> None:
     ``hide_parameters`` of SQLAlchemy hides what the application sent, not what the server quotes back.
     """
     error = context.original_exception
-    causes = [error, *( [error.__cause__] if error.__cause__ is not None else [] )]
+    causes: list[Any] = [error, *([error.__cause__] if error.__cause__ is not None else [])]
     state = next((s for e in causes if isinstance(s := getattr(e, "sqlstate", None), str)), "")
     secrets = _texts(context.parameters)
     for cause in causes:
         if getattr(cause, "detail", None):  # asyncpg prints it with the message
-            cause.detail = None  # type: ignore[union-attr]
+            cause.detail = None
         if cause.args and isinstance(cause.args[0], str):
             cause.args = (_without_values(cause, state, secrets), *cause.args[1:])
     wrapped = context.sqlalchemy_exception

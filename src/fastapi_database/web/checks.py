@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi_database.core.unit import Kind
 from fastapi_database.errors import MixedSessions, SessionInStream, WrongSession
 from fastapi_database.web.internals import Declared, Dependant, is_coroutine, is_generator
-
-if TYPE_CHECKING:
-    from fastapi_database.web.database import Database
 
 
 def check(route: Declared) -> None:
@@ -26,7 +23,7 @@ def check(route: Declared) -> None:
             raise SessionInStream(_in_stream(where, kind, websocket=route.websocket))
         if kind is Kind.ASYNC and not is_coroutine(route.endpoint):
             raise WrongSession(
-                f"{where} is `def` and takes the async session, whose methods it can not await. Make it `async def`, or "
+                f"{where} is `def` and takes the async session, whose methods it can not await. Make it `async def` or "
                 "take Depends(db.session)"
             )
         if kind is Kind.SYNC and is_coroutine(route.endpoint):
@@ -37,21 +34,21 @@ def check(route: Declared) -> None:
     _refuse_mixed(where, route.dependant)
 
 
-def session_kind(call: Any) -> tuple[Database, Kind] | None:
+def session_kind(call: Any) -> tuple[object, Kind] | None:
     """Tell which session a dependency gives, if it is one of ours."""
     function = getattr(call, "__func__", None)
     kind = getattr(function, "gives_session", None)
     return (call.__self__, kind) if isinstance(kind, Kind) else None
 
 
-def _own_sessions(dependant: Dependant) -> Iterator[tuple[Database, Kind]]:
+def _own_sessions(dependant: Dependant) -> Iterator[tuple[object, Kind]]:
     for child in dependant.dependencies:
         found = session_kind(child.call)
         if found is not None and child.name is not None:
             yield found
 
 
-def _all_sessions(dependant: Dependant, path: str = "") -> Iterator[tuple[Database, Kind, str]]:
+def _all_sessions(dependant: Dependant, path: str = "") -> Iterator[tuple[object, Kind, str]]:
     for child in dependant.dependencies:
         found = session_kind(child.call)
         if found is not None:
@@ -61,12 +58,13 @@ def _all_sessions(dependant: Dependant, path: str = "") -> Iterator[tuple[Databa
 
 
 def _refuse_mixed(where: str, dependant: Dependant) -> None:
-    seen: dict[Database, tuple[Kind, str]] = {}
+    seen: dict[object, tuple[Kind, str]] = {}
     for database, kind, by in _all_sessions(dependant):
         first, first_by = seen.setdefault(database, (kind, by))
         if first is not kind:
             raise MixedSessions(
-                f"{where} uses two kinds of session of one Database: {first.value} by {first_by}, {kind.value} by {by}. "
+                f"{where} takes both kinds of session of one Database: {first.value} by {first_by}, {kind.value} by "
+                f"{by}. "
                 "They are two transactions, and a request that holds one connection while it waits for another can "
                 "deadlock. Use one kind in the endpoint and in all its dependencies: an async endpoint needs "
                 "async dependencies where they touch the database"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import inspect
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -73,7 +73,7 @@ class Database(CoreDatabase):
         >>> app = FastAPI()
         >>> Database("sqlite://").install(app)
         """
-        install(self, app)
+        install(self._resources, app)
 
     async def session(self, connection: HTTPConnection) -> Session:
         """Give the request's ``Session``: ``Depends(db.session)``, for ``def`` endpoints and dependencies.
@@ -83,7 +83,7 @@ class Database(CoreDatabase):
         connection at the first statement; waiting is bounded by ``queue_timeout`` and answered with 503. After the
         request the session refuses to work.
         """
-        return await self._units(connection).sync_session(self)
+        return await self._units(connection).sync_session(self._resources)
 
     async def async_session(self, connection: HTTPConnection) -> AsyncSession:
         """Give the request's ``AsyncSession``: ``Depends(db.async_session)``, for ``async def`` endpoints.
@@ -91,7 +91,7 @@ class Database(CoreDatabase):
         As :meth:`session`, but the place in the queue is taken at the first statement, so that an endpoint that waits
         for something else first holds nothing.
         """
-        return await self._units(connection).async_session(self)
+        return await self._units(connection).async_session(self._resources)
 
     def health(self) -> APIRouter:
         """Build a router with ``/live`` and ``/ready``: ``app.include_router(db.health(), prefix="/health")``.
@@ -99,7 +99,7 @@ class Database(CoreDatabase):
         ``/live`` answers 200 whatever the database does. ``/ready`` answers 200 while the database answers anything,
         however busy it is, and 503 within a second of becoming unreachable. Probes leave no connection behind.
         """
-        return health_router(self)
+        return health_router(self._resources)
 
     def _units(self, connection: HTTPConnection) -> RequestUnits:
         units: RequestUnits | None = connection.scope.get(SCOPE_KEY)
@@ -117,17 +117,22 @@ Database.async_session.gives_session = Kind.ASYNC  # type: ignore[attr-defined]
 
 # The functions of FastAPI that call endpoints and `async def` dependencies; a `def` one runs in a worker thread of
 # AnyIO, below this function.
-_REQUEST_FRAMES = {("fastapi.routing", "run_endpoint_function"), ("fastapi.dependencies.utils", "solve_dependencies"), ("fastapi_database.web.route", "call"), ("anyio._backends._asyncio", "run")}
+_REQUEST_FRAMES = {
+    ("fastapi.routing", "run_endpoint_function"),
+    ("fastapi.dependencies.utils", "solve_dependencies"),
+    ("fastapi_database.web.route", "call"),
+    ("anyio._backends._asyncio", "run"),
+}
 
 
 def _refuse_inside_request() -> None:
-    frame = sys._getframe(2)
+    frame = inspect.currentframe()
     while frame is not None:
         name = (frame.f_globals.get("__name__"), frame.f_code.co_name)
         if name in _REQUEST_FRAMES:
             raise BuiltInsideRequest(
-                "a Database was built while a request was being handled: each one opens connections of its own, so every "
-                "request would open new ones that nobody closes. Build it once, at module level or where the application "
+                "a Database was built while a request was being handled: each opens connections of its own, so every "
+                "request would open new ones that nobody closes. Build it once, at module level or where the app "
                 "is made, and use Depends(db.session) or `db.begin()` in the request"
             )
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Response
 
+from fastapi_database.core.resources import Resources
 from fastapi_database.errors import FastAPIDatabaseError
-
-if TYPE_CHECKING:
-    from fastapi_database.web.database import Database
 
 ANSWERED_WITHIN = 0.5
 """Seconds an answer of the database counts as proof that it can be reached. Short, because a probe costs little."""
@@ -20,10 +17,10 @@ PROBE_TIMEOUT = 0.4
 """Seconds a probe may take. Together with the above below the second in which ``/ready`` must have turned."""
 
 
-def health_router(database: Database) -> APIRouter:
+def health_router(resources: Resources) -> APIRouter:
     """Build the router; see :meth:`Database.health`."""
     router = APIRouter(tags=["health"])
-    probe = Probe(database)
+    probe = Probe(resources)
 
     @router.get("/live")
     async def live() -> dict[str, str]:
@@ -45,8 +42,8 @@ def health_router(database: Database) -> APIRouter:
 class Probe:
     """Asks the database whether it is there: at most one question at a time, and none while it answers others."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
         self._running: asyncio.Task[bool] | None = None
         self._asked = float("-inf")
         self._result = False
@@ -54,7 +51,7 @@ class Probe:
     async def reachable(self) -> bool:
         """Tell whether the database answered something, or answers now."""
         now = time.monotonic()
-        if now - self._database._connections.last_answer < ANSWERED_WITHIN:
+        if now - self._resources.connections.last_answer < ANSWERED_WITHIN:
             return True
         if now - self._asked < ANSWERED_WITHIN:
             return self._result
@@ -66,7 +63,7 @@ class Probe:
     async def _ask(self) -> bool:
         try:
             async with asyncio.timeout(PROBE_TIMEOUT):
-                self._result = await self._database._connections.probe()
+                self._result = await self._resources.connections.probe()
         except (TimeoutError, OSError, FastAPIDatabaseError):
             self._result = False
         self._asked = time.monotonic()

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.middleware import Middleware
 
+from fastapi_database.core.resources import Resources
 from fastapi_database.errors import AlreadyInstalled, InstalledTooLate
 from fastapi_database.web import internals, problems
 from fastapi_database.web.checks import check
 from fastapi_database.web.middleware import DatabaseMiddleware
 from fastapi_database.web.route import DatabaseRoute
 
-if TYPE_CHECKING:
-    from fastapi_database.web.database import Database
 
-
-def install(database: Database, app: FastAPI) -> None:
+def install(resources: Resources, app: FastAPI) -> None:
     """Wire a database into an application; see :meth:`Database.install`."""
     installation = _installation(app)
-    if installation is not None and database in installation.databases:
-        raise AlreadyInstalled(f"{database!r} is installed in this application already; once is enough")
+    if installation is not None and resources in installation.databases:
+        raise AlreadyInstalled(
+            f"{resources.dialect.describe()} is installed in this application already; once is enough"
+        )
     if internals.has_started(app):
         raise InstalledTooLate(
             "db.install(app) came after the application had started, when nothing can be added any more; call it where "
@@ -34,23 +34,23 @@ def install(database: Database, app: FastAPI) -> None:
     if installation is None:
         installation = Installation(app)
         problems.add_handlers(app)
-        # Appended: innermost of the application's middleware, whatever is added later (add_middleware inserts in front).
-        app.user_middleware.append(Middleware(DatabaseMiddleware, on_first_request=installation.start))
+        # Appended: innermost of all middleware, whatever is added later (add_middleware inserts in front).
+        app.user_middleware.append(Middleware(DatabaseMiddleware, installation=installation))
         if app.router.route_class is APIRoute:
             app.router.route_class = DatabaseRoute
-    installation.databases.add(database)
+    installation.databases.add(resources)
     original = app.router.lifespan_context
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any] | None]:
+    async def lifespan(app: Any) -> AsyncGenerator[Any]:
         installation.start()
         async with original(app) as state:
-            database._serving = True
+            resources.serving = True
             try:
                 yield state
             finally:
-                database._serving = False
-                await database._pause()
+                resources.serving = False
+                await resources.pause()
 
     app.router.lifespan_context = lifespan
 
@@ -60,14 +60,14 @@ class Installation:
 
     def __init__(self, app: FastAPI) -> None:
         self._app = weakref.ref(app)
-        self.databases: set[Database] = set()
+        self.databases: set[Resources] = set()
         self._checked = False
 
     def start(self) -> None:
         """Look at every route once all are there: at the start of the lifespan, or at the first request without one."""
         app = self._app()
-        for database in self.databases:
-            database._serving = True
+        for resources in self.databases:
+            resources.serving = True
         if app is None or self._checked:
             return
         self._checked = True
@@ -80,7 +80,7 @@ class Installation:
 
 def _installation(app: FastAPI) -> Installation | None:
     for middleware in app.user_middleware:
-        if middleware.cls is DatabaseMiddleware:
-            start = middleware.kwargs["on_first_request"]
-            return start.__self__  # type: ignore[no-any-return]
+        found = middleware.kwargs.get("installation")
+        if isinstance(found, Installation):
+            return found
     return None

@@ -37,7 +37,6 @@ from fastapi.routing import (
 )
 from fastapi.telemetry._api import _operation  # pyright: ignore[reportPrivateUsage]
 from fastapi.utils import is_body_allowed_for_status_code
-from starlette.responses import JSONResponse
 from starlette.routing import Mount
 from starlette.types import ASGIApp
 
@@ -52,9 +51,7 @@ def on_error(scope: Scope, callback: OnError) -> None:
     stack = scope.get("fastapi_inner_astack")
     if isinstance(stack, AsyncExitStack):
 
-        def leave(
-            _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
-        ) -> bool:
+        def leave(_kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None) -> bool:
             if error is not None:
                 callback(error)
             return False
@@ -125,11 +122,12 @@ class Answer:
         status = solved.status_code or route.status_code
         if status is not None:
             arguments["status_code"] = status
+        response: Response
         if dump_json:
             response = Response(content=content, media_type="application/json", **arguments)
         else:
-            actual: Callable[..., Response] = response_class.value if is_default else response_class
-            response = (actual or JSONResponse)(content, **arguments)
+            actual: Any = response_class.value if is_default else response_class
+            response = actual(content, **arguments)
         if not is_body_allowed_for_status_code(response.status_code):
             response.body = b""
         response.headers.raw.extend(solved.headers.raw)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Protocol
 
 from starlette._utils import is_async_callable
 from starlette.concurrency import run_in_threadpool
@@ -26,20 +26,27 @@ class AnswerReplaced(BaseException):
     """
 
 
+class Startable(Protocol):
+    """What the middleware needs of an installation."""
+
+    def start(self) -> None:
+        """Prepare for the first request; a second call does nothing."""
+
+
 class DatabaseMiddleware:
     """Owns the units of each request from its first byte to its last."""
 
-    def __init__(self, app: ASGIApp, *, on_first_request: Any) -> None:
+    def __init__(self, app: ASGIApp, *, installation: Startable) -> None:
         self._app = app
-        self._on_first_request = on_first_request
+        self._installation: Startable | None = installation
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
-        if self._on_first_request is not None:
-            start, self._on_first_request = self._on_first_request, None
-            start()
+        if self._installation is not None:  # the first request: a mounted application has no lifespan to do it in
+            installation, self._installation = self._installation, None
+            installation.start()
         await _Conversation(self._app, scope, receive, send).run()
 
 
@@ -67,7 +74,8 @@ class _Conversation:
                 return
             units.fail()
             if self._started and isinstance(error, Exception):
-                logger.error("%s failed after its answer had begun (body or background task)", units.label)
+                # The traceback is the server's to log: the exception goes on to it.
+                logger.error("%s failed after its answer had begun: %r", units.label, error)  # noqa: TRY400
             raise
         finally:
             if units.pending:
@@ -110,6 +118,7 @@ class _Conversation:
             self._unhandled = error
             return
         request = Request(self._scope, self._receive)
+        response: Any  # what the application's handler gives: a Response, if it is sane
         if is_async_callable(handler):
             response = await handler(request, error)
         else:
@@ -131,5 +140,6 @@ def _status(message: Message) -> int | None:
 def _is_replacement(error: BaseException) -> bool:
     """Recognise our own signal, also inside the group a task group of the application makes of it."""
     if isinstance(error, BaseExceptionGroup):
-        return all(_is_replacement(inner) for inner in error.exceptions)
+        inner: tuple[BaseException, ...] = error.exceptions  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        return all(_is_replacement(one) for one in inner)
     return isinstance(error, AnswerReplaced)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import AliasChoices, BaseModel
@@ -20,8 +20,13 @@ def preload(value: Any, response_model: Any) -> None:
     """
     models = models_in(response_model)
     if models and value is not None:
-        objects = value if isinstance(value, Sequence | Set) and not isinstance(value, str | bytes) else [value]
-        load_relations(objects, ModelReads(models))
+        load_relations(_objects(value), ModelReads(models))
+
+
+def _objects(value: Any) -> Iterable[Any]:
+    if isinstance(value, Sequence | Set) and not isinstance(value, str | bytes):
+        return iter(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    return [value]
 
 
 @functools.cache
@@ -59,7 +64,8 @@ def _attributes(models: tuple[type[BaseModel], ...]) -> Mapping[str, Reads | Non
     found: dict[str, Reads | None] = {}
     for model in models:
         for name, field in model.model_fields.items():
-            below = models_in(field.annotation)
+            annotation: Any = field.annotation
+            below = models_in(annotation)
             for attribute in _names(name, field):
                 found[attribute] = ModelReads(below) if below else None
     return found

@@ -28,8 +28,9 @@ def add_handlers(app: FastAPI) -> None:
     Only the roots: a handler of the application for any narrower class is then found before ours,
     whenever it is registered, and one for the root itself replaces ours.
     """
-    app.exception_handlers.setdefault(SQLAlchemyError, answer)
-    app.exception_handlers.setdefault(FastAPIDatabaseError, answer)
+    handler: Any = answer  # Starlette's type has no place for a handler that serves requests and WebSockets
+    app.exception_handlers.setdefault(SQLAlchemyError, handler)
+    app.exception_handlers.setdefault(FastAPIDatabaseError, handler)
 
 
 def covers(error: Exception) -> bool:
@@ -46,7 +47,12 @@ async def answer(connection: Request | WebSocket, error: Exception) -> JSONRespo
             code = _CLOSE_TRY_AGAIN if problem.status == 503 else _CLOSE_INTERNAL_ERROR
             await connection.close(code=code, reason=problem.title[:120])
         return None
-    body: dict[str, Any] = {"type": problem.type, "title": problem.title, "status": problem.status, "code": problem.code}
+    body: dict[str, Any] = {
+        "type": problem.type,
+        "title": problem.title,
+        "status": problem.status,
+        "code": problem.code,
+    }
     headers = {} if problem.retry_after is None else {"Retry-After": str(max(1, math.ceil(problem.retry_after)))}
     return JSONResponse({**body, **problem.members}, problem.status, headers, media_type=MEDIA_TYPE)
 

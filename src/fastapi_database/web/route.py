@@ -26,7 +26,11 @@ from fastapi_database.web.preload import preload
 from fastapi_database.web.units import SCOPE_KEY, RequestUnits
 
 _ANSWER_KEY = "fastapi_database.answer"
-_CONNECTION, _RESPONSE, _END = "fastapi_database_connection", "fastapi_database_response", "fastapi_database_end"
+_CONNECTION, _RESPONSE, _END = (
+    "fastapi_database_connection",
+    "fastapi_database_response",
+    "fastapi_database_end",
+)
 
 
 class DatabaseRoute(APIRoute):
@@ -119,7 +123,9 @@ class _Step:
         """The threads of the first database whose sync session this request has."""
         if self._units is None:
             return None
-        return next((db._threads for db, unit in self._units.units.items() if isinstance(unit, SyncUnit)), None)
+        return next(
+            (resources.threads for resources, unit in self._units.units.items() if isinstance(unit, SyncUnit)), None
+        )
 
     def call(self, endpoint: Callable[..., Any], values: dict[str, Any]) -> Response:
         """Run a ``def`` endpoint and everything up to the release, in the thread this is called in."""
@@ -215,7 +221,9 @@ def _extend(signature: inspect.Signature, hidden: list[inspect.Parameter]) -> in
     return signature.replace(parameters=[*(p for p in shown if p not in rest), *hidden, *rest])
 
 
-def _disguise(call: Callable[..., Any], endpoint: Callable[..., Any], signature: inspect.Signature) -> Callable[..., Any]:
+def _disguise(
+    call: Callable[..., Any], endpoint: Callable[..., Any], signature: inspect.Signature
+) -> Callable[..., Any]:
     """Make the wrapper look like the endpoint: its name, documentation, module and return annotation."""
     functools.update_wrapper(call, endpoint)
     call.__name__ = getattr(endpoint, "__name__", type(endpoint).__name__)

@@ -10,7 +10,7 @@ import anyio
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from fastapi_database.core.database import CoreDatabase
+from fastapi_database.core.resources import Resources
 from fastapi_database.core.unit import AsyncUnit, Intent, SyncUnit, Unit
 from fastapi_database.errors import MixedSessions, UnitEnded
 from fastapi_database.web import internals
@@ -29,7 +29,7 @@ class RequestUnits:
 
     def __init__(self, scope: MutableMapping[str, Any]) -> None:
         self._scope = scope
-        self.units: dict[CoreDatabase, Unit] = {}
+        self.units: dict[Resources, Unit] = {}
         self.failed = False
         self.finished = False
 
@@ -44,26 +44,26 @@ class RequestUnits:
         method = self._scope.get("method", "WebSocket")
         return f'"{method} {internals.route_path(self._scope)}"'
 
-    async def sync_session(self, database: CoreDatabase) -> Session:
+    async def sync_session(self, resources: Resources) -> Session:
         """Give the request's sync session, the same one however often it is asked for."""
-        unit = self.units.get(database)
+        unit = self.units.get(resources)
         if unit is None:
             intent = self._intent()
             label = self._opening()
             writer = intent is Intent.WRITE
-            ticket = await database._admission.acquire_async(writer=writer, owner=label)
-            unit = database._sync_unit(owner=label, intent=intent, ticket=ticket)
-            self._add(database, unit)
+            ticket = await resources.admission.acquire_async(writer=writer, owner=label)
+            unit = resources.sync_unit(owner=label, intent=intent, ticket=ticket)
+            self._add(resources, unit)
         if not isinstance(unit, SyncUnit):
             raise self._mixed()
         return unit.session
 
-    async def async_session(self, database: CoreDatabase) -> AsyncSession:
+    async def async_session(self, resources: Resources) -> AsyncSession:
         """Give the request's async session, the same one however often it is asked for."""
-        unit = self.units.get(database)
+        unit = self.units.get(resources)
         if unit is None:
-            unit = database._async_unit(owner=self._opening(), intent=self._intent())
-            self._add(database, unit)
+            unit = resources.async_unit(owner=self._opening(), intent=self._intent())
+            self._add(resources, unit)
         if not isinstance(unit, AsyncUnit):
             raise self._mixed()
         return unit.async_session
@@ -73,13 +73,13 @@ class RequestUnits:
         self.finished = True
         durable: list[str] = []
         failure: BaseException | None = None
-        for database, unit in self.units.items():
+        for resources, unit in self.units.items():
             try:
-                await _finish(database, unit, commit=commit and failure is None)
+                await _finish(resources, unit, commit=commit and failure is None)
             except BaseException as error:  # noqa: BLE001 - raised below, after the others were rolled back
                 failure = failure or error
             else:
-                durable.append(database._dialect.describe())
+                durable.append(resources.dialect.describe())
         if failure is not None:
             if commit and durable:
                 logger.error("%s failed, but is stored in %s", self.label, ", ".join(durable))
@@ -106,10 +106,10 @@ class RequestUnits:
         method = self._scope.get("method")
         return Intent.UNKNOWN if method is None or method in SAFE_METHODS else Intent.WRITE
 
-    def _add(self, database: CoreDatabase, unit: Unit) -> None:
+    def _add(self, resources: Resources, unit: Unit) -> None:
         if not self.units:
             internals.on_error(self._scope, self.fail)
-        self.units[database] = unit
+        self.units[resources] = unit
 
     def _mixed(self) -> MixedSessions:
         return MixedSessions(
@@ -119,10 +119,10 @@ class RequestUnits:
         )
 
 
-async def _finish(database: CoreDatabase, unit: Unit, *, commit: bool) -> None:
+async def _finish(resources: Resources, unit: Unit, *, commit: bool) -> None:
     if isinstance(unit, AsyncUnit):
         await unit.afinish(commit=commit)
     elif unit.needs_io or unit.fatal is not None:
-        await database._threads.run(unit.finish, commit=commit)
+        await resources.threads.run(unit.finish, commit=commit)
     else:
         unit.end()

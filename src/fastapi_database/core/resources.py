@@ -1,0 +1,71 @@
+"""What one ``Database`` owns, in one place: dialect, connections, queue, threads, counters."""
+
+from __future__ import annotations
+
+from fastapi_database.config import Settings
+from fastapi_database.core.admission import Admission, Ticket
+from fastapi_database.core.connections import Connections
+from fastapi_database.core.threads import Threads
+from fastapi_database.core.unit import AsyncUnit, Counters, Intent, SyncUnit
+from fastapi_database.engines import dialect_for
+
+
+class Resources:
+    """Owned by one ``Database``, used by the code of this library that serves it; opens units of work."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.dialect = dialect_for(settings.url)
+        self.connections = Connections(self.dialect, settings)
+        self.admission = Admission(
+            places=settings.max_connections,
+            max_waiting=settings.max_waiting,
+            timeout=settings.queue_timeout,
+            single_writer=self.dialect.single_writer,
+        )
+        self.threads = Threads(settings.max_connections)
+        self.counters = Counters()
+        self.serving = False
+        """True while an application answers requests, when a sync session on the event loop is refused."""
+        # Loaded attributes stay readable after the commit, without a statement; an application that wants
+        # SQLAlchemy's own default passes expire_on_commit=True.
+        self._session_options = {"expire_on_commit": False, **settings.session_options}
+
+    def sync_unit(self, *, owner: str, intent: Intent, ticket: Ticket | None = None) -> SyncUnit:
+        """Open a unit for a thread; with a ``ticket`` its place is taken already."""
+        return SyncUnit(
+            connections=self.connections,
+            admission=self.admission,
+            counters=self.counters,
+            owner=owner,
+            intent=intent,
+            session_options=self._session_options,
+            ticket=ticket,
+            allow_on_loop=self._not_serving,
+        )
+
+    def async_unit(self, *, owner: str, intent: Intent) -> AsyncUnit:
+        """Open a unit for a task; it takes its place at the first statement."""
+        return AsyncUnit(
+            connections=self.connections,
+            admission=self.admission,
+            counters=self.counters,
+            owner=owner,
+            intent=intent,
+            session_options=self._session_options,
+        )
+
+    async def pause(self) -> None:
+        """Close everything that a later use can open again: the end of a lifespan."""
+        await self.connections.aclose()
+        self.threads.close()
+
+    def close(self) -> None:
+        """Close everything; a later use opens again, but memory is gone."""
+        self.connections.close()
+        self.threads.close()
+        self.dialect.close()
+
+    def _not_serving(self) -> bool:
+        # A server imports the application on its event loop, where a module may well seed its tables.
+        return not self.serving
