@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import MetaData
 from sqlalchemy.engine import URL
+from sqlalchemy.pool import Pool
 
 from fastapi_database.errors import ConflictingSettings, InvalidModels, InvalidURL, UnknownSetting
 
@@ -136,7 +137,7 @@ def refuse_unknown_dialect_options(options: Mapping[str, Any], known: Iterable[s
     for name in options:
         if name not in ENGINE_OPTIONS and name not in known:
             raise UnknownSetting(
-                f"Database() has no setting {name!r}{_did_you_mean(name, candidates)}. Settings are those of "
+                f"Database() has no setting {name!r}{_did_you_mean(name, candidates)} Settings are those of "
                 "Database, create_engine and Session; see docs/reference/engine-defaults.md"
             )
 
@@ -180,14 +181,19 @@ def _take_pool_names(own: dict[str, Any], options: dict[str, Any]) -> None:
     """Accept the pool options of ``create_engine``, so that an existing call can be moved over as it is."""
     size, overflow = options.pop("pool_size", None), options.pop("max_overflow", None)
     if size is not None or overflow is not None:
-        total = (5 if size is None else size) + (10 if overflow is None else overflow)
+        size, overflow = 5 if size is None else size, 10 if overflow is None else overflow  # SQLAlchemy's defaults
+        if not isinstance(size, int) or not isinstance(overflow, int) or size < 1 or overflow < 0:
+            raise ConflictingSettings(
+                f"pool_size={size!r} with max_overflow={overflow!r} gives no limit; set max_connections instead"
+            )
+        total = size + overflow
         _agree(own, "max_connections", total, "pool_size and max_overflow")
     timeout = options.pop("pool_timeout", None)
     if timeout is not None:
-        _agree(own, "queue_timeout", float(timeout), "pool_timeout")
+        _agree(own, "queue_timeout", timeout, "pool_timeout")
 
 
-def _agree(own: dict[str, Any], name: str, value: float, other: str) -> None:
+def _agree(own: dict[str, Any], name: str, value: object, other: str) -> None:
     if own.setdefault(name, value) != value:
         raise ConflictingSettings(f"{name}={own[name]} and {other} (which mean {name}={value}) disagree; keep {name}")
 
@@ -196,11 +202,14 @@ def _refuse_unknown(options: Mapping[str, Any]) -> None:
     for name in options:
         if name in _REFUSED:
             raise ConflictingSettings(f"Database() does not take {name!r}: {_REFUSED[name]}")
+    poolclass = options.get("poolclass")
+    if poolclass is not None and not (isinstance(poolclass, type) and issubclass(poolclass, Pool)):
+        raise ConflictingSettings(f"poolclass={poolclass!r} is not a class of sqlalchemy.pool")
 
 
 def _did_you_mean(name: str, candidates: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, candidates, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return f"; did you mean {near[0]!r}?" if near else "."
 
 
 def _metadata(models: object) -> Iterable[MetaData]:

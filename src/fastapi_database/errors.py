@@ -18,6 +18,7 @@ FastAPIDatabaseError
 │   └── BuiltInsideRequest             built-inside-request
 ├── UsageError                         a session was used where it can not serve
 │   ├── UnitEnded                      unit-ended
+│   ├── OutsideRequest                 outside-request
 │   ├── ConcurrentUse                  concurrent-use
 │   └── LoadOutsideSession             load-outside-session
 ├── TransactionAborted                 transaction-aborted
@@ -35,10 +36,11 @@ of the drivers keep their own types; :func:`problem_for` gives the problem docum
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from sqlalchemy import CheckConstraint, ForeignKeyConstraint, MetaData
 from sqlalchemy import exc as sa
 
 RETRY_AFTER = 1
@@ -157,6 +159,12 @@ class UnitEnded(UsageError):
     """The session was used after its unit of work had ended."""
 
     code = "unit-ended"
+
+
+class OutsideRequest(UsageError):
+    """A session dependency was called by hand, where there is no request."""
+
+    code = "outside-request"
 
 
 class ConcurrentUse(UsageError):
@@ -302,11 +310,12 @@ SQLITE_CODE: Mapping[int, Problem] = {
 }
 
 
-def problem_for(error: BaseException) -> Problem:
+def problem_for(error: BaseException, *, metadata: Iterable[MetaData] = ()) -> Problem:
     """Give the problem document for an error of this library, of SQLAlchemy or of a driver.
 
     Decided by SQLSTATE or by SQLite's result code, never by the text of a message. Constraint errors
-    carry ``fields`` (the columns) and ``constraint`` (its name) where the database tells them.
+    carry ``fields`` (the columns) and ``constraint`` (its name) where the database tells them; PostgreSQL tells the
+    name alone, whose columns are looked up in ``metadata``.
 
     >>> problem_for(QueueTimeout("no connection after 5.00 s")).status
     503
@@ -318,7 +327,7 @@ def problem_for(error: BaseException) -> Problem:
     if isinstance(error, sa.PendingRollbackError):
         return ABORTED
     if isinstance(error, sa.DBAPIError):
-        return _problem_for_driver_error(error)
+        return _problem_for_driver_error(error, metadata)
     return OTHER
 
 
@@ -328,12 +337,12 @@ def sqlstate(error: sa.DBAPIError) -> str | None:
     return state if isinstance(state, str) else None
 
 
-def _problem_for_driver_error(error: sa.DBAPIError) -> Problem:
+def _problem_for_driver_error(error: sa.DBAPIError, metadata: Iterable[MetaData]) -> Problem:
     state = sqlstate(error)
     if state is not None:
         found = SQLSTATE.get(state) or SQLSTATE.get(state[:2])
         if found is not None:
-            return _with_constraint(found, _postgresql_constraint(error))
+            return _with_constraint(found, _postgresql_constraint(error, metadata))
     code = getattr(error.orig, "sqlite_errorcode", None)
     if isinstance(code, int):
         found = SQLITE_CODE.get(code) or SQLITE_CODE.get(code & 0xFF)
@@ -352,7 +361,7 @@ def _with_constraint(problem: Problem, members: Mapping[str, Any]) -> Problem:
     return Problem(problem.status, problem.code, problem.title, problem.retry_after, members)
 
 
-def _postgresql_constraint(error: sa.DBAPIError) -> dict[str, Any]:
+def _postgresql_constraint(error: sa.DBAPIError, metadata: Iterable[MetaData]) -> dict[str, Any]:
     """Read constraint and columns from the error's own fields (psycopg's ``diag``, asyncpg's attributes)."""
     driver_error = getattr(error.orig, "__cause__", None) or error.orig
     source = getattr(driver_error, "diag", driver_error)
@@ -362,20 +371,34 @@ def _postgresql_constraint(error: sa.DBAPIError) -> dict[str, Any]:
     members: dict[str, Any] = {}
     if column:
         members["fields"] = [column]
-    elif constraint and table and (name := _column_in_default_name(constraint, table)):
-        members["fields"] = [name]
+    elif constraint and table and (columns := _columns(constraint, table, metadata)):
+        members["fields"] = columns
     if constraint:
         members["constraint"] = constraint
     return members
 
 
-def _column_in_default_name(constraint: str, table: str) -> str | None:
-    """Undo PostgreSQL's default constraint names: ``<table>_<column>_key``, ``_fkey``, ``_check``, ``_excl``.
-
-    https://www.postgresql.org/docs/current/sql-createtable.html names them so when the schema does not.
-    """
+def _columns(constraint: str, table: str, metadata: Iterable[MetaData]) -> list[str]:
+    """Find the columns of a constraint by its name, in the models or in PostgreSQL's default name."""
+    for one in metadata:
+        for candidate in one.tables.values():
+            if candidate.name == table:
+                for item in (*candidate.constraints, *candidate.indexes):
+                    columns = [str(column.name) for column in getattr(item, "columns", ())]
+                    default = f"{table}_pkey" if item is candidate.primary_key else _default_name(item, table, columns)
+                    if columns and constraint in {getattr(item, "name", None), default}:
+                        return columns
     match = re.fullmatch(rf"{re.escape(table)}_(.+)_(?:key|fkey|check|excl|idx)\d*", constraint)
-    return match[1] if match else None
+    return [match[1]] if match else []
+
+
+def _default_name(item: object, table: str, columns: list[str]) -> str:
+    """Give the name PostgreSQL makes up for a constraint that has none.
+
+    https://www.postgresql.org/docs/current/sql-createtable.html
+    """
+    kind = "fkey" if isinstance(item, ForeignKeyConstraint) else "check" if isinstance(item, CheckConstraint) else "key"
+    return "_".join([table, *columns, kind])
 
 
 def _sqlite_constraint(message: str) -> dict[str, Any]:

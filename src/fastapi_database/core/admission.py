@@ -166,6 +166,13 @@ class Admission:
         """Claims that wait now."""
         return self._queue.waiting
 
+    def try_acquire(self, *, owner: str) -> Ticket | None:
+        """Take a place if one is free now; never waits, and never goes before those who do."""
+        with self._lock:
+            if self._queue.waiting or len(self._queue.held) >= self._queue.places:
+                return None
+            return self._request(writer=False, owner=owner)
+
     async def acquire_async(self, *, writer: bool, owner: str) -> Ticket:
         """Wait for a place on the event loop.
 

@@ -12,7 +12,8 @@ import os
 import stat
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from typing import Any
 
@@ -21,21 +22,27 @@ from sqlalchemy import exc as sa
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import QueuePool
-from sqlalchemy.util import await_only, get_cls_kwargs, greenlet_spawn
 
 from fastapi_database.config import ENGINE_OPTIONS, Settings, refuse_unknown_dialect_options
+from fastapi_database.core.internals import (
+    AsyncClosablePool,
+    ClosablePool,
+    await_only,
+    get_cls_kwargs,
+    greenlet_spawn,
+)
 from fastapi_database.engines import Dialect, UnitEngines
-from fastapi_database.errors import DriverNotInstalled, FastAPIDatabaseError
+from fastapi_database.engines.failures import watch_failures
+from fastapi_database.engines.values import hide_values
+from fastapi_database.errors import DriverNotInstalled, FastAPIDatabaseError, QueueTimeout
 
 PING_AFTER = 30.0
 """Seconds a connection may have been idle before it is pinged on checkout. Below that a look at its
 socket has to do: it costs no round trip and sees a server that closed it, but not a firewall that forgot it."""
 
 _RETURNED = "fastapi_database_returned"
-
-
-class _NoRoom(Exception):
-    """Raised inside a checkout that was only meant to take an idle connection."""
+_CLOSE_TIMEOUT = 0.5  # seconds another loop gets to close an idle connection before the next pool is asked
+_RETRY = 0.005  # seconds between looks for room, in the rare case that two pools reach for the last place at once
 
 
 class Connections:
@@ -49,7 +56,6 @@ class Connections:
         """When the database last answered anything, on the monotonic clock."""
         self._settings = settings
         self._lock = threading.RLock()
-        self._evicting = threading.local()
         self._sync: Engine | None = None
         self._async: dict[asyncio.AbstractEventLoop, AsyncEngine] = {}
         self._guards: dict[asyncio.AbstractEventLoop, AsyncGenerator[None]] = {}
@@ -78,7 +84,7 @@ class Connections:
                 if engine is None:
                     self.dialect.open()
                     url = self.dialect.sync_url
-                    engine = create_engine(url, **self._options(url))
+                    engine = create_engine(url, **self._options(url, pool=ClosablePool))
                     self._watch(engine)
                     self._sync = engine
         return engine
@@ -92,7 +98,7 @@ class Connections:
                 self._forget_closed_loops()
                 self.dialect.open()
                 url = self.dialect.async_url
-                engine = create_async_engine(url, **self._options(url))
+                engine = create_async_engine(url, **self._options(url, pool=AsyncClosablePool))
                 self._watch(engine.sync_engine)
                 self._async[loop] = engine
                 self._close_with_loop(loop, engine)
@@ -105,11 +111,9 @@ class Connections:
     async def probe(self) -> bool:
         """Ask the database whether it is there, without leaving a connection behind.
 
-        An idle connection is asked where there is one; else one is opened and closed again; when all that may be
-        open are busy, the server's address has to do. Raises what connecting raises.
+        Called by a holder of a place. An idle connection is asked where there is one; else one is opened and closed
+        again. Raises what connecting raises.
         """
-        if not self.idle and self.open >= self._settings.max_connections:
-            return await _address_answers(self.dialect.address())
         try:
             engine = self.async_engine()
         except DriverNotInstalled:
@@ -126,10 +130,24 @@ class Connections:
             connection.invalidate()
             raise
         self.last_answer = time.monotonic()
-        if connection.record_info is not None and _RETURNED not in connection.record_info:
-            connection.invalidate()  # opened for this question only
-        else:
+        if _RETURNED in (connection.record_info or {}):
             connection.close()
+        else:
+            connection.invalidate()  # opened for this question only
+        return True
+
+    async def address_answers(self) -> bool:
+        """Tell whether anything listens at the database's address."""
+        address = self.dialect.address()
+        if address is None:
+            return True
+        if isinstance(address, str) and not _is_socket(address):
+            return _exists(address)
+        opening = (
+            asyncio.open_unix_connection(address) if isinstance(address, str) else asyncio.open_connection(*address)
+        )
+        _, writer = await opening
+        writer.close()
         return True
 
     def close(self) -> None:
@@ -139,8 +157,8 @@ class Connections:
         """
         with self._lock:
             sync, self._sync = self._sync, None
+            guards, self._guards = self._guards, {}
             asynchronous, self._async = self._async, {}
-            self._guards.clear()
             self._units.clear()
         if sync is not None:
             sync.dispose()
@@ -148,25 +166,23 @@ class Connections:
             if loop.is_closed():
                 engine.sync_engine.dispose(close=False)
             else:
-                loop.call_soon_threadsafe(_dispose_soon, loop, engine)
+                loop.call_soon_threadsafe(_close_soon, loop, guards[loop])
 
     async def aclose(self) -> None:
         """Close idle connections of every pool, and wait for those of the running loop."""
-        own = self._async.pop(asyncio.get_running_loop(), None)
-        self._guards.pop(asyncio.get_running_loop(), None)
-        if own is not None:
-            self._units.pop(own.sync_engine, None)
-            await own.dispose()
+        guard = self._guards.pop(asyncio.get_running_loop(), None)
+        if guard is not None:
+            await guard.aclose()
         self.close()
 
-    def _options(self, url: URL) -> dict[str, Any]:
+    def _options(self, url: URL, *, pool: type[ClosablePool]) -> dict[str, Any]:
         own = self._options_of.get(url.get_driver_name(), set())
         others = {name for names in self._options_of.values() for name in names} - own
         given = {name: value for name, value in self._settings.engine_options.items() if name not in others}
         options: dict[str, Any] = {"hide_parameters": True, **given}
-        poolclass = options.get("poolclass")
-        if "pool" not in options and (poolclass is None or issubclass(poolclass, QueuePool)):
+        if "pool" not in options and options.get("poolclass") is None:
             options |= {
+                "poolclass": pool,
                 "pool_size": self._settings.max_connections,
                 "max_overflow": 0,
                 "pool_timeout": self._settings.queue_timeout,
@@ -177,7 +193,10 @@ class Connections:
 
     def _watch(self, engine: Engine) -> None:
         hide = bool(self._settings.engine_options.get("hide_parameters", True))
-        self.dialect.listen(engine, hide_values=hide)
+        if hide:
+            hide_values(engine)
+        watch_failures(engine)
+        self.dialect.listen(engine)
         self._units[engine] = self.dialect.unit_engines(engine)
         event.listen(engine, "do_connect", self._connect)
         event.listen(engine, "close", self._closed)
@@ -187,8 +206,6 @@ class Connections:
 
     def _connect(self, dialect: Any, _record: object, args: tuple[Any, ...], arguments: dict[str, Any]) -> Any:
         """Open a connection within the limit, with errors a person can act on."""
-        if getattr(self._evicting, "now", False):
-            raise _NoRoom
         self._reserve(asynchronous=dialect.is_async)
         try:
             complete = self.dialect.connect_arguments(dialect.driver, arguments)
@@ -197,7 +214,7 @@ class Connections:
             with self._lock:
                 self._opening -= 1
             if isinstance(error, Exception) and not isinstance(error, FastAPIDatabaseError):
-                # `from None` where the original could carry the connection string; the message has what is needed.
+                # `from None`: the original could carry the connection string; the message has what is needed.
                 raise self.dialect.connect_error(error) from None
             raise
         with self._lock:
@@ -210,49 +227,53 @@ class Connections:
         self._opened.discard(id(connection))  # a connection may be reported closed more than once
 
     def _reserve(self, *, asynchronous: bool) -> None:
+        """Take room for one more connection, closing an idle one of any pool where there is none.
+
+        Every place-holder has at most one connection and the caller has none, so somewhere one is idle; another
+        caller may be quicker to take it, then it is tried again.
+        """
+        deadline = time.monotonic() + self._settings.queue_timeout
+        while not self._take_room():
+            if self._close_one_idle(asynchronous=asynchronous):
+                continue
+            if time.monotonic() > deadline:
+                raise QueueTimeout(
+                    f"{self.open} connections are open and all are in use, though max_connections is "
+                    f"{self._settings.max_connections}: code that uses db.engine directly holds some of them"
+                )
+            if asynchronous:
+                await_only(asyncio.sleep(_RETRY))
+            else:
+                time.sleep(_RETRY)
+
+    def _take_room(self) -> bool:
         with self._lock:
-            if self.open < self._settings.max_connections:
-                self._opening += 1
-                return
-        # Every place-holder has at most one connection and this one has none, so somewhere one is idle.
-        for loop, engine in self._others(asynchronous=asynchronous):
-            if self._evict(loop, engine, asynchronous=asynchronous):
-                break
-        with self._lock:
+            if self.open >= self._settings.max_connections:
+                return False
             self._opening += 1
-
-    def _others(self, *, asynchronous: bool) -> Iterator[tuple[asyncio.AbstractEventLoop | None, Engine]]:
-        if asynchronous and self._sync is not None:
-            yield None, self._sync
-        here = asyncio._get_running_loop() if asynchronous else None
-        for loop, engine in list(self._async.items()):
-            if loop is not here and not loop.is_closed():
-                yield loop, engine.sync_engine
-
-    def _evict(self, loop: asyncio.AbstractEventLoop | None, engine: Engine, *, asynchronous: bool) -> bool:
-        if not _checked_in(engine):
-            return False
-        if loop is None:
-            return self._evict_here(engine)
-        future = asyncio.run_coroutine_threadsafe(greenlet_spawn(self._evict_here, engine), loop)
-        if asynchronous:
-            return bool(await_only(asyncio.wrap_future(future)))
-        if asyncio._get_running_loop() is loop:  # a sync connection opened on the loop that would have to close it
             return True
-        with suppress(TimeoutError):
-            return bool(future.result(timeout=self._settings.queue_timeout))
+
+    def _close_one_idle(self, *, asynchronous: bool) -> bool:
+        here = asyncio._get_running_loop()
+        if self._sync is not None and _close_idle(self._sync):
+            return True
+        for loop, engine in list(self._async.items()):
+            if loop is here and asynchronous:
+                if _close_idle(engine.sync_engine):
+                    return True
+            elif loop.is_running() and loop is not here and self._close_there(loop, engine, asynchronous=asynchronous):
+                return True
         return False
 
-    def _evict_here(self, engine: Engine) -> bool:
-        """Close one idle connection of a pool by taking it out and invalidating it."""
-        self._evicting.now = True
+    def _close_there(self, loop: asyncio.AbstractEventLoop, engine: AsyncEngine, *, asynchronous: bool) -> bool:
+        future = asyncio.run_coroutine_threadsafe(greenlet_spawn(_close_idle, engine.sync_engine), loop)
+        if asynchronous:
+            return bool(await_only(asyncio.wrap_future(future)))
         try:
-            engine.raw_connection().invalidate()
-        except (_NoRoom, sa.TimeoutError):
-            engine.pool.dispose()  # the next one in line had died; the others are behind it
-        finally:
-            self._evicting.now = False
-        return True
+            return bool(future.result(timeout=_CLOSE_TIMEOUT))
+        except (TimeoutError, CancelledError):  # its loop is busy or about to end
+            future.cancel()
+            return False
 
     def _checker(self, dialect: Any) -> Callable[[Any, Any, object], None]:
         def check(dbapi_connection: Any, record: Any, _proxy: object) -> None:
@@ -286,6 +307,7 @@ class Connections:
                 yield
             finally:
                 self._async.pop(loop, None)
+                self._guards.pop(loop, None)
                 self._units.pop(engine.sync_engine, None)
                 await engine.dispose()
 
@@ -307,9 +329,8 @@ def _option_names(dialect: Dialect, driver: str) -> set[str]:
     return names - ENGINE_OPTIONS
 
 
-def _checked_in(engine: Engine) -> int:
-    pool = engine.pool
-    return pool.checkedin() if isinstance(pool, QueuePool) else 0
+def _close_idle(engine: Engine) -> bool:
+    return isinstance(engine.pool, ClosablePool) and engine.pool.close_one_idle()
 
 
 def _answers(dialect: Any, dbapi_connection: Any) -> bool:
@@ -323,17 +344,6 @@ def _checked_in_at(_connection: object, record: Any) -> None:
     record.info[_RETURNED] = time.monotonic()
 
 
-async def _address_answers(address: tuple[str, int] | str | None) -> bool:
-    if address is None:
-        return True
-    if isinstance(address, str) and not _is_socket(address):
-        return _exists(address)
-    opening = asyncio.open_unix_connection(address) if isinstance(address, str) else asyncio.open_connection(*address)
-    _, writer = await opening
-    writer.close()
-    return True
-
-
 def _is_socket(path: str) -> bool:
     return _exists(path) and stat.S_ISSOCK(os.stat(path).st_mode)
 
@@ -342,6 +352,6 @@ def _exists(path: str) -> bool:
     return os.path.exists(path)
 
 
-def _dispose_soon(loop: asyncio.AbstractEventLoop, engine: AsyncEngine) -> None:
-    task = loop.create_task(engine.dispose())
+def _close_soon(loop: asyncio.AbstractEventLoop, guard: AsyncGenerator[None]) -> None:
+    task = loop.create_task(guard.aclose())
     task.add_done_callback(lambda done: done.cancelled() or done.exception())

@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import anyio
-from greenlet import getcurrent, greenlet
+from greenlet import greenlet
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
-from sqlalchemy.util import await_only, greenlet_spawn
 
 from fastapi_database.core.admission import Admission, Ticket
 from fastapi_database.core.connections import Connections
+from fastapi_database.core.internals import await_only, current_greenlet, greenlet_spawn
 from fastapi_database.errors import (
     ConcurrentUse,
     FastAPIDatabaseError,
@@ -273,8 +273,8 @@ class AsyncUnit(Unit):
         return None if task is asyncio.current_task() else task
 
     def _check_context(self) -> None:
-        current = getcurrent()
-        if not getattr(current, "__sqlalchemy_greenlet_provider__", False):
+        current = current_greenlet()
+        if current is None:
             raise LoadOutsideSession(
                 f"the async session of {self.owner} had to load something where nothing can await it: an attribute "
                 "not loaded yet was read. Load it with the query (`.options(selectinload(...))`), or read it inside "

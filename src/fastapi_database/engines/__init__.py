@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from sqlalchemy.engine import URL
-
 from fastapi_database.engines.dialect import Dialect, UnitEngines
 from fastapi_database.engines.postgresql import PostgreSQL
 from fastapi_database.engines.sqlite import SQLite
@@ -12,11 +10,11 @@ from fastapi_database.errors import UnsupportedDatabase
 
 __all__ = ["DIALECTS", "Dialect", "UnitEngines", "dialect_for"]
 
-# MySQL and MariaDB will be a third file here.
+# MySQL and MariaDB will be a third file here, mysql.py.
 DIALECTS: dict[str, type[Dialect]] = {"sqlite": SQLite, "postgresql": PostgreSQL}
 
 
-def dialect_for(url: str | URL) -> Dialect:
+def dialect_for(url: object) -> Dialect:
     """Choose the dialect file for a URL. Connects to nothing and imports no driver."""
     parsed = parse(url)
     name = parsed.get_backend_name()
@@ -24,6 +22,7 @@ def dialect_for(url: str | URL) -> Dialect:
         dialect = DIALECTS[name]
     except KeyError:
         raise UnsupportedDatabase(
-            f"{name}:// is not supported by this version; supported are {', '.join(f'{n}://' for n in DIALECTS)}"
+            f"{name}:// is not supported by this version; supported are {', '.join(f'{n}://' for n in DIALECTS)} "
+            "(MariaDB and MySQL are planned)"
         ) from None
     return dialect(parsed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any, ClassVar
 
 from sqlalchemy.engine import URL, Engine
 
-from fastapi_database.errors import DriverNotInstalled, FastAPIDatabaseError, Unreachable
+from fastapi_database.errors import DriverNotInstalled, FastAPIDatabaseError, Unreachable, UnsupportedDatabase
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +26,19 @@ class Dialect(ABC):
 
     name: ClassVar[str]
     drivers: ClassVar[tuple[str, ...]]
-    """The drivers whose own ``create_engine`` options are known."""
+    """The drivers a URL may name."""
     single_writer: ClassVar[bool] = False
     """True where the database lets only one transaction write at a time."""
 
     def __init__(self, url: URL) -> None:
+        driver = url.drivername.partition("+")[2]
+        if driver and driver not in self.drivers:
+            near = difflib.get_close_matches(driver, self.drivers, n=1)
+            hint = f"; did you mean {self.name}+{near[0]}://?" if near else "."
+            raise UnsupportedDatabase(
+                f"{self.name}+{driver}:// names a driver this version does not know{hint} Known are "
+                f"{', '.join(self.drivers)}; without one the best that is installed is taken"
+            )
         self.url = url
 
     @property
@@ -47,8 +56,8 @@ class Dialect(ABC):
         """Complete what the driver's ``connect`` is called with."""
 
     @abstractmethod
-    def listen(self, engine: Engine, *, hide_values: bool) -> None:
-        """Attach to an engine what this database needs; ``hide_values`` keeps data out of error messages."""
+    def listen(self, engine: Engine) -> None:
+        """Attach to an engine what this database needs."""
 
     @abstractmethod
     def unit_engines(self, engine: Engine) -> UnitEngines:
@@ -67,8 +76,9 @@ class Dialect(ABC):
         return Unreachable(f"{self.describe()} can not be reached: {_first_line(error)}")
 
     def describe(self) -> str:
-        """Name the database for messages; never the password."""
-        return self.url.render_as_string(hide_password=True)
+        """Name the database for messages; never a password, wherever in the URL it stands."""
+        shown = {k: "***" if "pass" in k.lower() else v for k, v in self.url.query.items()}
+        return self.url.set(query=shown).render_as_string(hide_password=True)
 
     def open(self) -> None:  # noqa: B027 - most databases need nothing
         """Prepare what must exist before the first connection."""

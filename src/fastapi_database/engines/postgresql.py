@@ -6,16 +6,15 @@ import functools
 import importlib.util
 import re
 import select
-from collections.abc import Mapping
 from typing import Any, ClassVar
 from urllib.parse import urlencode
 
 from sqlalchemy import event
-from sqlalchemy import exc as sa
-from sqlalchemy.engine import URL, Connection, Engine, ExceptionContext
+from sqlalchemy.engine import URL, Connection, Engine
 
 from fastapi_database.engines.dialect import Dialect, UnitEngines
-from fastapi_database.errors import FastAPIDatabaseError, LoginRefused, TransactionAborted, Unreachable
+from fastapi_database.engines.failures import ABORTED, UNIT
+from fastapi_database.errors import FastAPIDatabaseError, InvalidURL, LoginRefused, TransactionAborted, Unreachable
 
 CONNECT_TIMEOUT = 5
 """Seconds to wait for a connection. libpq waits as long as the system does (minutes), asyncpg 60 s;
@@ -24,35 +23,47 @@ a request that waits longer than its place in the queue may take helps nobody.""
 SYNC_DRIVERS = {"psycopg": "psycopg", "psycopg2": "psycopg2"}
 ASYNC_DRIVERS = {"asyncpg": "asyncpg", "psycopg": "psycopg"}
 
-_ASYNCPG_OWN = {
+_ASYNCPG_OWN = {  # parameters of asyncpg.connect, and of SQLAlchemy's dialect for it, that libpq does not have
+    "async_creator_fn",
     "command_timeout",
+    "connection_class",
+    "dsn",
+    "loop",
+    "record_class",
+    "server_settings",
     "direct_tls",
     "krbsrvname",
     "gsslib",
     "max_cached_statement_lifetime",
     "max_cacheable_statement_size",
-    "passfile",
     "prepared_statement_cache_size",
     "prepared_statement_name_func",
     "ssl",
     "statement_cache_size",
-    "target_session_attrs",
     "timeout",
 }
-_CONNECTION = {"user", "password", "host", "port", "database"}
+_PSYCOPG_OWN = {"autocommit", "context", "cursor_factory", "prepare_threshold", "row_factory"}
+_CONNECTION = {"user", "password", "host", "port", "database", "passfile", "target_session_attrs"}
 _LIBPQ_ONLY = re.compile(
     r"channel_binding|fallback_application_name|gss.*|keepalives.*|load_balance_hosts|tcp_user_timeout"
 )
+_WRONG_PARAMETERS = {"ProgrammingError", "ValueError", "TypeError", "ClientConfigurationError"}
 _AUTHENTICATION = {"28000", "28P01", "3D000"}
-_SHORT = 3  # a text of three letters or fewer is no secret, and is part of every message
-_NO_DETAIL_CLASSES = {"22", "23"}  # data exceptions and constraint violations quote the row's values
 
 
 class PostgreSQL(Dialect):
     """PostgreSQL 14 and later, and what speaks its protocol."""
 
     name: ClassVar[str] = "postgresql"
-    drivers: ClassVar[tuple[str, ...]] = ("psycopg", "asyncpg")
+    drivers: ClassVar[tuple[str, ...]] = ("psycopg", "asyncpg", "psycopg2")
+
+    def __init__(self, url: URL) -> None:
+        super().__init__(url)
+        if "@" in (url.database or "") or "@" in (url.host or ""):
+            raise InvalidURL(
+                "the postgresql:// URL has an @ in its host or database, so it was cut in the wrong place: a password "
+                "with @, :, / or % in it must be percent-encoded (urllib.parse.quote(password, safe='') does it)"
+            )
 
     @property
     def sync_url(self) -> URL:
@@ -75,16 +86,15 @@ class PostgreSQL(Dialect):
     def connect_arguments(self, driver: str, arguments: dict[str, Any]) -> dict[str, Any]:
         if driver == "asyncpg":
             return _asyncpg_arguments(arguments)
-        return {"connect_timeout": CONNECT_TIMEOUT, **arguments}
+        return _psycopg_arguments(arguments)
 
-    def listen(self, engine: Engine, *, hide_values: bool) -> None:
+    def listen(self, engine: Engine) -> None:
         if engine.dialect.driver.startswith("psycopg"):
             event.listen(engine, "commit", _refuse_failed)
-        if hide_values:
-            event.listen(engine, "handle_error", _hide_values)
 
     def unit_engines(self, engine: Engine) -> UnitEngines:
-        return UnitEngines(read=engine, write=engine)
+        unit = engine.execution_options(**{UNIT: True})
+        return UnitEngines(read=unit, write=unit)
 
     def looks_alive(self, driver_connection: Any) -> bool:
         if hasattr(driver_connection, "is_closed"):  # asyncpg
@@ -109,9 +119,14 @@ class PostgreSQL(Dialect):
         state = getattr(error, "sqlstate", None)
         where = self.describe()
         text = str(error).strip()
-        if state in _AUTHENTICATION or re.search(r"FATAL:.*(authentication failed|does not exist)", text):
-            reason = next((line for line in text.splitlines() if "FATAL" in line), text).rpartition("FATAL:")[2]
+        if state in _AUTHENTICATION or re.search(
+            r"FATAL:.*(authentication failed|does not exist)|no password supplied", text
+        ):
+            reason = next((line for line in text.splitlines() if "FATAL" in line or "password" in line), text)
+            reason = reason.rpartition("FATAL:")[2] or reason
             return LoginRefused(f"{where} refused the login: {reason.strip()}. Check user, password and database name")
+        if type(error).__name__ in _WRONG_PARAMETERS:
+            return InvalidURL(f"{where} has a parameter that the driver does not take: {text}")
         if isinstance(error, TimeoutError):
             return Unreachable(f"{where} did not answer within {CONNECT_TIMEOUT} s")
         first = text.splitlines()[0] if text else type(error).__name__
@@ -129,19 +144,31 @@ def _readable(descriptor: int) -> bool:
     return bool(poll.poll(0))
 
 
+def _psycopg_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what only asyncpg understands, so that one URL serves both; its ``ssl`` is libpq's ``sslmode``."""
+    own = {name: value for name, value in arguments.items() if name not in _ASYNCPG_OWN}
+    if isinstance(ssl := arguments.get("ssl"), str):
+        own.setdefault("sslmode", "require" if ssl == "true" else ssl)
+    return {"connect_timeout": CONNECT_TIMEOUT, **own}
+
+
 def _asyncpg_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
     """Translate libpq's parameters, which URLs carry, into what asyncpg's ``connect`` takes.
 
     asyncpg reads ``sslmode``, ``sslrootcert``, ``application_name``, ``options`` … only from a DSN, so they
-    travel in one; what libpq alone understands is left out.
+    travel in one; what libpq or psycopg alone understand is left out.
     """
-    own = {k: v for k, v in arguments.items() if k in _ASYNCPG_OWN or k in _CONNECTION or not isinstance(v, str)}
-    libpq = {k: v for k, v in arguments.items() if k not in own and not _LIBPQ_ONLY.fullmatch(k)}
+    own = {name: value for name, value in arguments.items() if name in _ASYNCPG_OWN or name in _CONNECTION}
+    libpq = {
+        name: str(value)
+        for name, value in arguments.items()
+        if name not in own and name not in _PSYCOPG_OWN and not _LIBPQ_ONLY.fullmatch(name)
+    }
     if "connect_timeout" in libpq:
-        own["timeout"] = float(libpq.pop("connect_timeout"))
-    for name in ("command_timeout", "timeout"):
+        own["timeout"] = libpq.pop("connect_timeout")
+    for name, kind in (("command_timeout", float), ("timeout", float), ("statement_cache_size", int)):
         if name in own:
-            own[name] = float(own[name])
+            own[name] = kind(own[name])
     if libpq:
         own["dsn"] = "postgresql:///?" + urlencode(libpq)
     return {"timeout": CONNECT_TIMEOUT, "connection_class": _checked_asyncpg_connection(), **own}
@@ -159,16 +186,10 @@ def _checked_asyncpg_connection() -> type[Any]:
         async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
             status: str = await super().execute(query, *args, timeout=timeout)
             if status == "ROLLBACK" and query.startswith("COMMIT"):
-                raise asyncpg.InFailedSQLTransactionError(_ABORTED)
+                raise asyncpg.InFailedSQLTransactionError(ABORTED)
             return status
 
     return CheckedConnection
-
-
-_ABORTED = (
-    "COMMIT was answered with ROLLBACK: a statement of this transaction had failed. Let the error pass, or run the "
-    "statement that may fail inside `session.begin_nested()`"
-)
 
 
 def _refuse_failed(connection: Connection) -> None:
@@ -176,58 +197,7 @@ def _refuse_failed(connection: Connection) -> None:
     driver_connection: Any = connection.connection.driver_connection
     info = getattr(driver_connection, "info", None)
     if info is not None and info.transaction_status == _INERROR:
-        raise TransactionAborted(_ABORTED)
+        raise TransactionAborted(ABORTED)
 
 
 _INERROR = 3  # PQTRANS_INERROR: https://www.postgresql.org/docs/current/libpq-status.html
-
-
-def _hide_values(context: ExceptionContext) -> None:
-    """Take the row's values out of an error: PostgreSQL puts them into DETAIL and some messages.
-
-    ``hide_parameters`` of SQLAlchemy hides what the application sent, not what the server quotes back.
-    """
-    error = context.original_exception
-    causes: list[Any] = [error, *([error.__cause__] if error.__cause__ is not None else [])]
-    state = next((s for e in causes if isinstance(s := getattr(e, "sqlstate", None), str)), "")
-    secrets = _texts(context.parameters)
-    for cause in causes:
-        if getattr(cause, "detail", None):  # asyncpg prints it with the message
-            cause.detail = None
-        if cause.args and isinstance(cause.args[0], str):
-            cause.args = (_without_values(cause, state, secrets), *cause.args[1:])
-    wrapped = context.sqlalchemy_exception
-    if isinstance(wrapped, sa.StatementError):
-        kind = type(error)
-        wrapped.args = (f"({kind.__module__}.{kind.__name__}) {error.args[0] if error.args else ''}",)
-
-
-def _without_values(error: BaseException, state: str, secrets: list[str]) -> str:
-    message = str(error.args[0]).splitlines()[0] if str(error.args[0]) else ""
-    if state[:2] in _NO_DETAIL_CLASSES:
-        source = getattr(error, "diag", error)
-        parts = [f"sqlstate {state}"]
-        for name in ("constraint_name", "table_name", "column_name"):
-            value = getattr(source, name, None)
-            if value:
-                parts.append(f"{name.removesuffix('_name')} {value}")
-        return f"{type(error).__name__}: {', '.join(parts)}"
-    for secret in secrets:
-        message = message.replace(secret, "[hidden]")
-    return message
-
-
-def _texts(parameters: object) -> list[str]:
-    """Collect the text parameters of a statement, longest first, to look for them in messages."""
-    found: list[str] = []
-    stack: list[object] = [parameters]
-    while stack:
-        value = stack.pop()
-        if isinstance(value, str):
-            if len(value) > _SHORT:
-                found.append(value)
-        elif isinstance(value, Mapping):
-            stack.extend(value.values())  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
-        elif isinstance(value, list | tuple):
-            stack.extend(value)  # pyright: ignore[reportUnknownArgumentType]
-    return sorted(found, key=len, reverse=True)

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from sqlalchemy import event
-from sqlalchemy.engine import URL, Connection, Engine, ExceptionContext
+from sqlalchemy.engine import URL, Connection, Engine
 
 from fastapi_database.engines.dialect import Dialect, UnitEngines
-from fastapi_database.errors import FastAPIDatabaseError, TransactionAborted, Unreachable
+from fastapi_database.engines.failures import UNIT
+from fastapi_database.errors import FastAPIDatabaseError, InvalidURL, Unreachable
 
 BUSY_TIMEOUT = 5.0
 """Seconds SQLite waits for another *process* that writes. Inside the process our queue orders the
@@ -25,8 +26,6 @@ PRAGMAS: Mapping[str, str] = {
 """Set on every connection. ``synchronous`` stays at SQLite's FULL: a committed answer survives a power cut."""
 
 _BEGIN = "fastapi_database_begin"
-_FAILED = "fastapi_database_failed"
-_SAVEPOINTS = "fastapi_database_savepoints"
 
 
 class SQLite(Dialect):
@@ -38,6 +37,11 @@ class SQLite(Dialect):
 
     def __init__(self, url: URL) -> None:
         super().__init__(url)
+        if url.host:
+            raise InvalidURL(
+                f"sqlite://{url.host} has a host, which a file has not: write sqlite:///{url.host} (three slashes) for "
+                "a path relative to the working directory, four for an absolute one, sqlite:// alone for memory"
+            )
         self._in_memory = url.database in {None, "", ":memory:"}
         # A name nobody else has: every connection of this Database sees one database, others see none of it.
         self._memory_name = f"/fastapi-database-{uuid.uuid4().hex}"
@@ -68,19 +72,14 @@ class SQLite(Dialect):
         # them too late (a SELECT runs outside), which breaks savepoints and read consistency.
         return {**defaults, **arguments, "isolation_level": None}
 
-    def listen(self, engine: Engine, *, hide_values: bool) -> None:
+    def listen(self, engine: Engine) -> None:
         event.listen(engine, "connect", _set_pragmas)
         event.listen(engine, "begin", _begin)
-        event.listen(engine, "handle_error", _remember_failure)
-        event.listen(engine, "savepoint", _savepoint)
-        event.listen(engine, "rollback_savepoint", _rollback_savepoint)
-        event.listen(engine, "release_savepoint", _release_savepoint)
-        event.listen(engine, "commit", _refuse_failed)
 
     def unit_engines(self, engine: Engine) -> UnitEngines:
         return UnitEngines(
-            read=engine.execution_options(**{_BEGIN: "BEGIN DEFERRED"}),
-            write=engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"}),
+            read=engine.execution_options(**{UNIT: True, _BEGIN: "BEGIN DEFERRED"}),
+            write=engine.execution_options(**{UNIT: True, _BEGIN: "BEGIN IMMEDIATE"}),
         )
 
     def looks_alive(self, driver_connection: Any) -> bool:
@@ -116,44 +115,4 @@ def _set_pragmas(dbapi_connection: Any, _record: object) -> None:
 
 
 def _begin(connection: Connection) -> None:
-    info = connection.info
-    info[_FAILED] = False
-    info[_SAVEPOINTS] = []
     connection.exec_driver_sql(connection.get_execution_options().get(_BEGIN, "BEGIN"))
-
-
-def _remember_failure(context: ExceptionContext) -> None:
-    """Note that a statement failed: SQLite would commit what came before it, PostgreSQL would not.
-
-    Units of work mean the same on both: a failure outside a savepoint fails the unit.
-    """
-    connection = context.connection
-    if connection is not None and not connection.closed and not connection.invalidated:
-        connection.info[_FAILED] = True
-
-
-def _savepoint(connection: Connection, name: str) -> None:
-    connection.info[_SAVEPOINTS].append((name, connection.info[_FAILED]))
-
-
-def _rollback_savepoint(connection: Connection, name: str, _context: None) -> None:
-    savepoints: list[tuple[str, bool]] = connection.info[_SAVEPOINTS]
-    while savepoints:
-        opened, failed_before = savepoints.pop()
-        connection.info[_FAILED] = failed_before
-        if opened == name:
-            return
-
-
-def _release_savepoint(connection: Connection, name: str, _context: None) -> None:
-    savepoints: list[tuple[str, bool]] = connection.info[_SAVEPOINTS]
-    while savepoints and savepoints.pop()[0] != name:
-        pass
-
-
-def _refuse_failed(connection: Connection) -> None:
-    if connection.info.get(_FAILED) and _BEGIN in connection.get_execution_options():
-        raise TransactionAborted(
-            "COMMIT was refused: a statement of this transaction had failed, and what it was part of is incomplete. "
-            "Let the error pass, or run the statement that may fail inside `with session.begin_nested():`"
-        )

@@ -13,10 +13,13 @@ from starlette.requests import HTTPConnection
 
 from fastapi_database.core.database import CoreDatabase
 from fastapi_database.core.unit import Kind
-from fastapi_database.errors import BuiltInsideRequest, NotInstalled
+from fastapi_database.errors import BuiltInsideRequest, NotInstalled, OutsideRequest
 from fastapi_database.web.health import health_router
 from fastapi_database.web.install import install
+from fastapi_database.web.middleware import IN_REQUEST
 from fastapi_database.web.units import SCOPE_KEY, RequestUnits
+
+_OUTSIDE: HTTPConnection = HTTPConnection({"type": "http"})  # what a session dependency gets when FastAPI gives none
 
 
 class Database(CoreDatabase):
@@ -75,7 +78,7 @@ class Database(CoreDatabase):
         """
         install(self._resources, app)
 
-    async def session(self, connection: HTTPConnection) -> Session:
+    async def session(self, connection: HTTPConnection = _OUTSIDE) -> Session:
         """Give the request's ``Session``: ``Depends(db.session)``, for ``def`` endpoints and dependencies.
 
         However it is asked for, it is one session per request, and so one transaction. It commits when the answer is
@@ -85,7 +88,7 @@ class Database(CoreDatabase):
         """
         return await self._units(connection).sync_session(self._resources)
 
-    async def async_session(self, connection: HTTPConnection) -> AsyncSession:
+    async def async_session(self, connection: HTTPConnection = _OUTSIDE) -> AsyncSession:
         """Give the request's ``AsyncSession``: ``Depends(db.async_session)``, for ``async def`` endpoints.
 
         As :meth:`session`, but the place in the queue is taken at the first statement, so that an endpoint that waits
@@ -102,6 +105,11 @@ class Database(CoreDatabase):
         return health_router(self._resources)
 
     def _units(self, connection: HTTPConnection) -> RequestUnits:
+        if connection is _OUTSIDE:
+            raise OutsideRequest(
+                "db.session was called outside a request; it is a dependency: Depends(db.session). Elsewhere write "
+                "`with db.begin() as session:` or `async with db.begin() as session:`"
+            )
         units: RequestUnits | None = connection.scope.get(SCOPE_KEY)
         if units is None:
             raise NotInstalled(
@@ -115,24 +123,27 @@ Database.session.gives_session = Kind.SYNC  # type: ignore[attr-defined]
 Database.async_session.gives_session = Kind.ASYNC  # type: ignore[attr-defined]
 
 
-# The functions of FastAPI that call endpoints and `async def` dependencies; a `def` one runs in a worker thread of
-# AnyIO, below this function.
+# The functions of FastAPI that call endpoints and dependencies, for applications without `db.install(app)`.
 _REQUEST_FRAMES = {
     ("fastapi.routing", "run_endpoint_function"),
+    ("fastapi.telemetry._api", "_run_sync_endpoint"),
     ("fastapi.dependencies.utils", "solve_dependencies"),
-    ("fastapi_database.web.route", "call"),
-    ("anyio._backends._asyncio", "run"),
 }
 
 
 def _refuse_inside_request() -> None:
+    if IN_REQUEST.get() or _in_request_frames():
+        raise BuiltInsideRequest(
+            "a Database was built while a request was being handled: each opens connections of its own, so every "
+            "request would open new ones that nobody closes. Build it once, at module level or where the app "
+            "is made, and use Depends(db.session) or `db.begin()` in the request"
+        )
+
+
+def _in_request_frames() -> bool:
     frame = inspect.currentframe()
     while frame is not None:
-        name = (frame.f_globals.get("__name__"), frame.f_code.co_name)
-        if name in _REQUEST_FRAMES:
-            raise BuiltInsideRequest(
-                "a Database was built while a request was being handled: each opens connections of its own, so every "
-                "request would open new ones that nobody closes. Build it once, at module level or where the app "
-                "is made, and use Depends(db.session) or `db.begin()` in the request"
-            )
+        if (frame.f_globals.get("__name__"), frame.f_code.co_name) in _REQUEST_FRAMES:
+            return True
         frame = frame.f_back
+    return False

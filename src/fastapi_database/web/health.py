@@ -63,8 +63,17 @@ class Probe:
     async def _ask(self) -> bool:
         try:
             async with asyncio.timeout(PROBE_TIMEOUT):
-                self._result = await self._resources.connections.probe()
+                self._result = await self._question()
         except (TimeoutError, OSError, FastAPIDatabaseError):
             self._result = False
         self._asked = time.monotonic()
         return self._result
+
+    async def _question(self) -> bool:
+        ticket = self._resources.admission.try_acquire(owner="the readiness probe")
+        if ticket is None:  # every connection is busy: that is no reason to take the process out of service
+            return await self._resources.connections.address_answers()
+        try:
+            return await self._resources.connections.probe()
+        finally:
+            self._resources.admission.release(ticket)

@@ -17,6 +17,7 @@ Seen in FastAPI 0.163.0 to 0.165.0 with Starlette 1.7 to 1.10. Each detail has a
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import AsyncExitStack
@@ -43,6 +44,9 @@ from starlette.types import ASGIApp
 __all__ = ["Dependant", "get_typed_signature"]
 
 Scope = MutableMapping[str, Any]
+ENDPOINT = "fastapi_database_endpoint"
+"""The attribute under which a wrapper keeps the endpoint as it was declared."""
+
 OnError = Callable[[BaseException], None]
 
 
@@ -172,12 +176,13 @@ def is_coroutine(call: Any) -> bool:
 
 
 def _faces(call: Any) -> Iterator[Any]:
-    while hasattr(call, "func") and not inspect.isroutine(call):  # functools.partial
+    """Give the functions FastAPI looks at: the callable itself, then what it wraps, and their ``__call__``."""
+    while isinstance(call, functools.partial):
         call = call.func
-    call = inspect.unwrap(call)
-    yield call
-    if not inspect.isroutine(call) and not inspect.isclass(call):
-        yield getattr(call, "__call__", None)  # noqa: B004
+    for face in (call, inspect.unwrap(call)):
+        yield face
+        if not inspect.isroutine(face) and not inspect.isclass(face):
+            yield getattr(face, "__call__", None)  # noqa: B004
 
 
 def _run(coroutine: Any) -> Any:
@@ -230,7 +235,8 @@ def declared(route: Any) -> Declared:
 def _declared(route: Any, path: str, dependant: Dependant) -> Declared:
     websocket = isinstance(route, APIWebSocketRoute)
     methods = "WebSocket" if websocket else "/".join(sorted(route.methods))
-    return Declared(f"{methods} {path}", route.endpoint, dependant, websocket)
+    endpoint = getattr(route.endpoint, ENDPOINT, route.endpoint)
+    return Declared(f"{methods} {path}", endpoint, dependant, websocket)
 
 
 def has_started(app: FastAPI) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextvars import ContextVar
 from typing import Any, Protocol
 
 from starlette._utils import is_async_callable
@@ -17,6 +18,9 @@ from fastapi_database.web.units import SCOPE_KEY, RequestUnits
 logger = logging.getLogger("fastapi_database")
 
 SWITCHING_PROTOCOLS = 101
+
+IN_REQUEST: ContextVar[bool] = ContextVar("fastapi_database_in_request", default=False)
+"""True in the context of a request, and in every task and thread that inherits it."""
 
 
 class AnswerReplaced(BaseException):
@@ -47,7 +51,11 @@ class DatabaseMiddleware:
         if self._installation is not None:  # the first request: a mounted application has no lifespan to do it in
             installation, self._installation = self._installation, None
             installation.start()
-        await _Conversation(self._app, scope, receive, send).run()
+        token = IN_REQUEST.set(True)
+        try:
+            await _Conversation(self._app, scope, receive, send).run()
+        finally:
+            IN_REQUEST.reset(token)
 
 
 class _Conversation:

@@ -8,11 +8,13 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
+from sqlalchemy import MetaData
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.websockets import WebSocket, WebSocketState
 
 from fastapi_database.errors import FastAPIDatabaseError, problem_for
 from fastapi_database.web import internals
+from fastapi_database.web.units import SCOPE_KEY, RequestUnits
 
 logger = logging.getLogger("fastapi_database")
 
@@ -40,7 +42,7 @@ def covers(error: Exception) -> bool:
 
 async def answer(connection: Request | WebSocket, error: Exception) -> JSONResponse | None:
     """Answer an error with its problem document; close a WebSocket with the code that fits."""
-    problem = problem_for(error)
+    problem = problem_for(error, metadata=_metadata(connection))
     _log(connection, error, problem.status)
     if isinstance(connection, WebSocket):
         if connection.application_state is not WebSocketState.DISCONNECTED:
@@ -64,6 +66,11 @@ def _log(connection: Request | WebSocket, error: Exception, status: int) -> None
         logger.error("%s answered 500", where, exc_info=error)
     elif status > 500:
         logger.warning("%s answered %d: %s", where, status, _first_line(error))
+
+
+def _metadata(connection: Request | WebSocket) -> list[MetaData]:
+    units: RequestUnits | None = connection.scope.get(SCOPE_KEY)
+    return [] if units is None else [one for resources in units.units for one in resources.settings.metadata]
 
 
 def _first_line(error: Exception) -> str:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin
 
 import anyio
 import fastapi
 from fastapi import Depends, Request, Response
+from fastapi.params import Depends as DependsMarker
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
@@ -204,14 +205,22 @@ def _signature(endpoint: Callable[..., Any]) -> tuple[str, str, inspect.Signatur
     hidden: list[inspect.Parameter] = []
     names: list[str] = []
     for own, kind in ((_CONNECTION, HTTPConnection), (_RESPONSE, Response)):
-        name = next((p.name for p in signature.parameters.values() if _is(p.annotation, kind)), None)
+        name = next((p.name for p in signature.parameters.values() if _is_given(p, kind)), None)
         if name is None:
             hidden.append(inspect.Parameter(own, inspect.Parameter.KEYWORD_ONLY, annotation=kind))
         names.append(name or own)
     return names[0], names[1], _extend(signature, hidden)
 
 
-def _is(annotation: Any, kind: type) -> bool:
+def _is_given(parameter: inspect.Parameter, kind: type) -> bool:
+    """Tell whether FastAPI itself gives this parameter, and not a dependency that happens to have its type."""
+    annotation = parameter.annotation
+    metadata: tuple[Any, ...] = ()
+    if get_origin(annotation) is Annotated:
+        annotation, *rest = get_args(annotation)
+        metadata = tuple(rest)
+    if any(isinstance(one, DependsMarker) for one in (*metadata, parameter.default)):
+        return False
     return inspect.isclass(annotation) and issubclass(annotation, kind)
 
 
@@ -228,5 +237,6 @@ def _disguise(
     functools.update_wrapper(call, endpoint)
     call.__name__ = getattr(endpoint, "__name__", type(endpoint).__name__)
     returns = inspect.signature(endpoint).return_annotation
+    setattr(call, internals.ENDPOINT, endpoint)
     call.__signature__ = signature.replace(return_annotation=returns)  # type: ignore[attr-defined]
     return call

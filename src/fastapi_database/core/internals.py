@@ -1,0 +1,66 @@
+"""Everything this library touches that SQLAlchemy does not document, in one place.
+
+Seen in SQLAlchemy 2.0.50 to 2.0.58 and 2.1.0 to 2.1.9. Each detail has a test in
+``tests/core/test_internals.py`` that fails when a version changes it.
+
+* ``QueuePool._do_return_conn``, ``._dec_overflow``, ``._pool`` and ``_ConnectionRecord.close``: to close one idle
+  connection of a pool, and to keep records without a connection out of its queue. The public way, to check a
+  connection out and invalidate it, opens one when the pool has none.
+* ``__sqlalchemy_greenlet_provider__``: marks the greenlets in which ``await_only`` works.
+* ``Session.dispatch.do_orm_execute``: whether somebody listens to statements.
+* ``InstanceState.load_options``: the loader options of the query an object came from.
+* ``sqlalchemy.util.get_cls_kwargs``: the options a dialect takes, as ``create_engine`` finds them.
+* ``sqlalchemy.util.await_only`` and ``greenlet_spawn``: the bridge between the two worlds; widely used.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from greenlet import getcurrent, greenlet
+from sqlalchemy.orm import InstanceState, Session
+from sqlalchemy.pool import AsyncAdaptedQueuePool, QueuePool
+from sqlalchemy.util import await_only, get_cls_kwargs, greenlet_spawn
+from sqlalchemy.util.queue import Empty
+
+__all__ = ["await_only", "get_cls_kwargs", "greenlet_spawn"]
+
+
+class ClosablePool(QueuePool):
+    """A ``QueuePool`` of which one idle connection can be closed."""
+
+    def close_one_idle(self) -> bool:
+        """Close the connection that would be used next; False when none is idle."""
+        try:
+            record = self._pool.get(False)
+        except Empty:
+            return False
+        record.close()
+        self._dec_overflow()
+        return True
+
+    def _do_return_conn(self, record: Any) -> None:
+        if record.dbapi_connection is None:  # it was invalidated: there is nothing to keep
+            self._dec_overflow()
+        else:
+            super()._do_return_conn(record)
+
+
+class AsyncClosablePool(ClosablePool, AsyncAdaptedQueuePool):
+    """The same for async engines."""
+
+
+def current_greenlet() -> greenlet | None:
+    """Give SQLAlchemy's greenlet this code runs in, or None where nothing can be awaited."""
+    current = getcurrent()
+    return current if getattr(current, "__sqlalchemy_greenlet_provider__", False) else None
+
+
+def has_statement_hooks(session: Session) -> bool:
+    """Tell whether ``do_orm_execute`` listeners see the statements of a session."""
+    return bool(session.dispatch.do_orm_execute)
+
+
+def load_options(state: InstanceState[Any]) -> tuple[Any, ...]:
+    """Give the loader options of the query an object came from; its lazy loads honour them."""
+    return tuple(state.load_options)
