@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi_database.core.unit import Kind
 from fastapi_database.errors import MixedSessions, SessionInStream, WrongSession
-from fastapi_database.web.internals import Declared, Dependant, is_coroutine, is_generator
+from fastapi_database.web.internals import Declared, Dependant, is_coroutine
 
 
 def check(route: Declared) -> None:
@@ -19,7 +19,7 @@ def check(route: Declared) -> None:
     own = list(_own_sessions(route.dependant))
     where = f"{route.label} ({_place(route.endpoint)})"
     for _, kind in own:
-        if route.websocket or is_generator(route.endpoint):
+        if route.streams:
             raise SessionInStream(_in_stream(where, kind, websocket=route.websocket))
         if kind is Kind.ASYNC and not is_coroutine(route.endpoint):
             raise WrongSession(

@@ -16,7 +16,7 @@ from fastapi_database.errors import AlreadyInstalled, InstalledTooLate
 from fastapi_database.web import internals, problems
 from fastapi_database.web.checks import check
 from fastapi_database.web.middleware import DatabaseMiddleware
-from fastapi_database.web.route import DatabaseRoute
+from fastapi_database.web.route import DatabaseRoute, end_unit
 
 
 def install(resources: Resources, app: FastAPI) -> None:
@@ -76,6 +76,8 @@ class Installation:
                 problems.add_handlers(inner)  # a mounted application answers its own errors
         for route in internals.declared_routes(app):
             check(route)
+            if route.streams:  # on our own routers the endpoint brings it along
+                internals.add_last_dependency(route.dependant, end_unit)
 
 
 def _installation(app: FastAPI) -> Installation | None:

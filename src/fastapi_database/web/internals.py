@@ -11,7 +11,8 @@ Seen in FastAPI 0.163.0 to 0.165.0 with Starlette 1.7 to 1.10. Each detail has a
 * ``fastapi.routing._effective_route_context_var``: while a router is included, the route as it appears
   there (default response class, prefix, dependencies).
 * ``fastapi.dependencies.utils.get_typed_signature``: an endpoint's parameters with annotations resolved.
-* ``fastapi.dependencies.models.Dependant``: the tree of dependencies of a route.
+* ``fastapi.dependencies.models.Dependant`` and ``get_dependant``: the tree of dependencies of a route, to which
+  one more is added on plain routers whose endpoints stream.
 * ``fastapi.routing.iter_route_contexts``: the routes of an application, those of included routers too.
 """
 
@@ -27,7 +28,7 @@ from typing import Any
 
 from fastapi import FastAPI, Response
 from fastapi.dependencies.models import Dependant
-from fastapi.dependencies.utils import get_typed_signature
+from fastapi.dependencies.utils import get_dependant, get_typed_signature
 from fastapi.exceptions import EndpointContext
 from fastapi.routing import (
     APIRoute,
@@ -195,6 +196,12 @@ def _run(coroutine: Any) -> Any:
     raise RuntimeError("FastAPI's serialize_response awaited something: this version is not supported")
 
 
+def add_last_dependency(dependant: Dependant, call: Callable[..., Any]) -> None:
+    """Have ``call`` run after all dependencies of a route that is registered already, and before its endpoint."""
+    if all(child.call is not call for child in dependant.dependencies):
+        dependant.dependencies.append(get_dependant(path=dependant.path or "", call=call))
+
+
 @dataclass(frozen=True, slots=True)
 class Declared:
     """One route as it is declared and where it is included."""
@@ -203,6 +210,11 @@ class Declared:
     endpoint: Any
     dependant: Dependant
     websocket: bool
+
+    @property
+    def streams(self) -> bool:
+        """Whether the endpoint's body outlives the head of its answer."""
+        return self.websocket or is_generator(self.endpoint)
 
 
 def declared_routes(app: FastAPI) -> Iterator[Declared]:

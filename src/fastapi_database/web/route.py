@@ -81,13 +81,13 @@ class APIRouter(fastapi.APIRouter):
         dependencies: Sequence[Any] | None = None,
     ) -> None:
         """Register a WebSocket endpoint, as FastAPI does, after a look at its sessions."""
-        super().add_api_websocket_route(path, endpoint, name, dependencies=dependencies)
+        super().add_api_websocket_route(path, end_before_body(endpoint), name, dependencies=dependencies)
         check(internals.declared(self.routes[-1]))
 
 
 def _serve(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     if internals.is_generator(endpoint):
-        return _end_before_body(endpoint)
+        return end_before_body(endpoint)
     connection, response, signature = _signature(endpoint)
     serve = _serve_async if internals.is_coroutine(endpoint) else _serve_sync
 
@@ -177,14 +177,14 @@ async def _serve_async(endpoint: Callable[..., Any], values: dict[str, Any], ste
     return value
 
 
-def _end_before_body(endpoint: Callable[..., Any]) -> Callable[..., Any]:
-    """Have the unit finished after the dependencies and before the body of a generator endpoint begins.
+def end_before_body(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+    """Have the unit finished after the dependencies and before the body of a generator or WebSocket endpoint begins.
 
     FastAPI starts to run an event stream before it sends the head of the answer. A dependency that stands last
     is solved last; by then the dependencies have done their work.
     """
     signature = internals.get_typed_signature(endpoint)
-    end = inspect.Parameter(_END, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[None, Depends(_end_unit)])
+    end = inspect.Parameter(_END, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[None, Depends(end_unit)])
 
     def call(**values: Any) -> Any:
         values.pop(_END)
@@ -193,7 +193,8 @@ def _end_before_body(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     return _disguise(call, endpoint, _extend(signature, [end]))
 
 
-async def _end_unit(connection: HTTPConnection) -> None:
+async def end_unit(connection: HTTPConnection) -> None:
+    """Commit and release what the dependencies used; the last dependency of an endpoint whose body goes on for long."""
     units: RequestUnits | None = connection.scope.get(SCOPE_KEY)
     if units is not None and units.pending:
         await units.finish(commit=commits(status=200, failed=units.failed))
