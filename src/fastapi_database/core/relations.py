@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Protocol
 
 from sqlalchemy import inspect, select, tuple_
-from sqlalchemy.orm import InstanceState, RelationshipProperty, Session, aliased, selectinload
+from sqlalchemy.orm import InstanceState, Mapper, RelationshipProperty, Session, aliased, selectinload
 from sqlalchemy.orm.attributes import set_committed_value
 
 from fastapi_database.core.internals import has_statement_hooks, load_options
@@ -19,7 +20,9 @@ _LOADED_BY_THEMSELVES = {"dynamic", "write_only", "noload", "raise", "raise_on_s
 
 
 class Reads(Protocol):
-    """What is read of an object: attribute names, and what is read of the objects behind each."""
+    """What is read of an object: attribute names, and what is read of the objects behind each. Compared by identity."""
+
+    def __hash__(self) -> int: ...
 
     def attributes(self) -> Mapping[str, Reads | None]:
         """Give the names; None where the value is read as it is."""
@@ -31,35 +34,51 @@ def load_relations(objects: Iterable[Any], reads: Reads) -> None:
 
     Objects without a session are left alone; so are relationships that are configured not to load.
     """
-    _load_level([one for one in objects if _state(one) is not None], reads, set())
+    _load_level(objects, reads, set())
 
 
-def _load_level(objects: Sequence[Any], reads: Reads, seen: set[tuple[int, int]]) -> None:
-    fresh = [one for one in objects if (id(one), id(reads)) not in seen]
-    seen.update((id(one), id(reads)) for one in fresh)  # data may go in circles
-    for name, below in reads.attributes().items():
-        for relation, parents in _by_relation(fresh, name):
-            _load(relation, parents)
-            if below is not None:
-                _load_level(list(_values(parents, name)), below, seen)
+def _load_level(objects: Iterable[Any], reads: Reads, seen: set[tuple[int, int]]) -> None:
+    parents: dict[RelationshipProperty[Any], list[Any]] = {}
+    below: dict[RelationshipProperty[Any], Reads] = {}
+    for cls, group in _by_class(objects).items():
+        wanted = _relations(cls, reads)
+        if not wanted:
+            continue
+        fresh = [one for one in group if (id(one), id(reads)) not in seen]  # data may go in circles
+        seen.update((id(one), id(reads)) for one in fresh)
+        for relation, deeper in wanted:
+            parents.setdefault(relation, []).extend(fresh)
+            if deeper is not None:
+                below[relation] = deeper
+    for relation, group in parents.items():
+        _load(relation, group)
+        if relation in below:
+            _load_level(list(_values(group, relation.key)), below[relation], seen)
 
 
-def _by_relation(objects: Iterable[Any], name: str) -> Iterator[tuple[RelationshipProperty[Any], list[Any]]]:
-    """Group by the relationship itself, which subclasses share with the class that declares it."""
-    groups: dict[RelationshipProperty[Any], dict[int, Any]] = {}
+def _by_class(objects: Iterable[Any]) -> dict[type, list[Any]]:
+    groups: dict[type, list[Any]] = {}
     for one in objects:
-        relation = inspect(one).mapper.relationships.get(name)
-        if relation is not None:
-            groups.setdefault(relation, {})[id(one)] = one
-    for relation, group in groups.items():
-        yield relation, list(group.values())
+        cls: type = type(one)
+        groups.setdefault(cls, []).append(one)
+    return groups
+
+
+@functools.lru_cache(maxsize=1024)
+def _relations(cls: type, reads: Reads) -> tuple[tuple[RelationshipProperty[Any], Reads | None], ...]:
+    """Give the relationships of a class that are read; subclasses share them with the class that declares them."""
+    mapper: Any = inspect(cls, raiseerr=False)  # pyright: ignore[reportUnknownVariableType]
+    if not isinstance(mapper, Mapper):
+        return ()
+    relations = mapper.relationships  # pyright: ignore[reportUnknownMemberType]
+    return tuple((relations[name], deeper) for name, deeper in reads.attributes().items() if name in relations)
 
 
 def _load(relation: RelationshipProperty[Any], objects: Sequence[Any]) -> None:
     if relation.lazy in _LOADED_BY_THEMSELVES:
         return
     by_session: dict[tuple[Session, tuple[Any, ...]], list[Any]] = {}
-    for one in objects:
+    for one in {id(one): one for one in objects}.values():
         state: InstanceState[Any] = inspect(one)
         if relation.key in state.unloaded and state.persistent and state.session is not None:
             by_session.setdefault((state.session, load_options(state)), []).append(one)
@@ -110,11 +129,6 @@ def _load_together(session: Session, relation: RelationshipProperty[Any], parent
     for one in parents:
         values = found[inspect(one).identity]
         set_committed_value(one, relation.key, values if relation.uselist else next(iter(values), None))
-
-
-def _state(one: Any) -> InstanceState[Any] | None:
-    state: Any = inspect(one, raiseerr=False)
-    return state if isinstance(state, InstanceState) else None  # pyright: ignore[reportUnknownVariableType]
 
 
 def _values(objects: Iterable[Any], name: str) -> Iterator[Any]:

@@ -59,9 +59,9 @@ class PostgreSQL(Dialect):
 
     def __init__(self, url: URL) -> None:
         # libpq takes the login from the query too; SQLAlchemy hides a password only where it looks for one.
-        login = {name: value for name, value in url.query.items() if name in {"user", "password"}}
+        login = {k: v for k, v in url.query.items() if k in {"user", "password"} and isinstance(v, str)}
         if login:
-            url = url.difference_update_query(login)
+            url = url.difference_update_query(tuple(login))
             url = url.set(username=url.username or login.get("user"), password=url.password or login.get("password"))
         super().__init__(url)
         if "@" in (url.database or "") or "@" in (url.host or ""):

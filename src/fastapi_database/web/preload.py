@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import is_dataclass
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import AliasChoices, BaseModel
+from pydantic import AliasChoices, AliasPath, BaseModel, RootModel
 from pydantic.fields import FieldInfo
 
 from fastapi_database.core.relations import Reads, load_relations
@@ -16,17 +17,60 @@ from fastapi_database.core.relations import Reads, load_relations
 def preload(value: Any, response_model: Any) -> None:
     """Load what ``response_model`` will read of the ORM objects in ``value``, one statement per relationship.
 
-    Reading them one by one would be a statement per object and relationship.
+    Reading them one by one would be a statement per object and relationship. Objects are found in lists, mappings,
+    dataclasses and Pydantic objects too, where the model says what is read of them.
     """
     models = models_in(response_model)
-    if models and value is not None:
-        load_relations(_objects(value), ModelReads(models))
+    if not models or value is None:
+        return
+    if isinstance(value, list) and response_model_is_flat_list(response_model):
+        load_relations(value, _reads(models))  # pyright: ignore[reportUnknownArgumentType]
+        return
+    found: dict[tuple[type[BaseModel], ...], list[Any]] = {}
+    _collect(value, response_model, found)
+    for wanted, objects in found.items():
+        load_relations(objects, _reads(wanted))
 
 
-def _objects(value: Any) -> Iterable[Any]:
-    if isinstance(value, Sequence | Set) and not isinstance(value, str | bytes):
-        return iter(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-    return [value]
+@functools.cache
+def response_model_is_flat_list(annotation: Any) -> bool:
+    """Tell whether a response model is ``list[Model]``, the usual case, which needs no search."""
+    arguments = get_args(annotation)
+    return get_origin(annotation) is list and isinstance(arguments[0], type) and issubclass(arguments[0], BaseModel)
+
+
+def _collect(value: Any, annotation: Any, found: dict[tuple[type[BaseModel], ...], list[Any]]) -> None:
+    models = models_in(annotation)
+    if not models or value is None or isinstance(value, str | bytes | int | float):
+        return
+    if isinstance(value, Mapping):
+        if any(issubclass(model, RootModel) for model in models) or not _is_model(annotation):
+            for one in value.values():  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+                _collect(one, annotation, found)
+        else:
+            _collect_fields(models, value.get, found)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+    elif isinstance(value, Sequence | Set):
+        for one in value:  # pyright: ignore[reportUnknownVariableType]
+            _collect(one, annotation, found)
+    elif isinstance(value, BaseModel) or is_dataclass(value):
+        _collect_fields(models, lambda name: getattr(value, name, None), found)
+    else:
+        found.setdefault(models, []).append(value)
+
+
+def _collect_fields(
+    models: tuple[type[BaseModel], ...], get: Callable[[str], Any], found: dict[tuple[type[BaseModel], ...], list[Any]]
+) -> None:
+    for model in models:
+        for name, field in model.model_fields.items():
+            for attribute in _names(name, field):
+                _collect(get(attribute), field.annotation, found)
+
+
+def _is_model(annotation: Any) -> bool:
+    if get_origin(annotation) in {Annotated, Union, types.UnionType}:
+        return any(_is_model(argument) for argument in get_args(annotation))
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 @functools.cache
@@ -42,11 +86,18 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
     elif origin in {Union, types.UnionType} or (origin is not None and not isinstance(annotation, type)):
         for argument in get_args(annotation):
             yield from _models(argument)
+    elif isinstance(annotation, type) and issubclass(annotation, RootModel):
+        yield from _models(annotation.model_fields["root"].annotation)
     elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     elif origin is not None:
         for argument in get_args(annotation):
             yield from _models(argument)
+
+
+@functools.cache
+def _reads(models: tuple[type[BaseModel], ...]) -> Reads:
+    return ModelReads(models)
 
 
 class ModelReads(Reads):
@@ -67,7 +118,7 @@ def _attributes(models: tuple[type[BaseModel], ...]) -> Mapping[str, Reads | Non
             annotation: Any = field.annotation
             below = models_in(annotation)
             for attribute in _names(name, field):
-                found[attribute] = ModelReads(below) if below else None
+                found[attribute] = _reads(below) if below else None
     return found
 
 
@@ -75,5 +126,6 @@ def _names(name: str, field: FieldInfo) -> Iterator[str]:
     yield name
     alias = field.validation_alias
     for choice in alias.choices if isinstance(alias, AliasChoices) else [alias]:
-        if isinstance(choice, str):
-            yield choice
+        first = choice.path[0] if isinstance(choice, AliasPath) else choice
+        if isinstance(first, str):
+            yield first
