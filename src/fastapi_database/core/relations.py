@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy import inspect, select, tuple_
 from sqlalchemy.orm import InstanceState, Mapper, RelationshipProperty, Session, aliased, selectinload
@@ -19,14 +20,12 @@ CHUNK = 5000
 _LOADED_BY_THEMSELVES = {"dynamic", "write_only", "noload", "raise", "raise_on_sql"}
 
 
-class Reads(Protocol):
+class Reads(ABC):
     """What is read of an object: attribute names, and what is read of the objects behind each. Compared by identity."""
 
-    def __hash__(self) -> int: ...
-
+    @abstractmethod
     def attributes(self) -> Mapping[str, Reads | None]:
         """Give the names; None where the value is read as it is."""
-        ...
 
 
 def load_relations(objects: Iterable[Any], reads: Reads) -> None:
