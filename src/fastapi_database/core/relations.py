@@ -58,7 +58,7 @@ def _load_level(objects: Iterable[Any], reads: Reads, seen: set[tuple[int, int]]
 def _by_class(objects: Iterable[Any]) -> dict[type, list[Any]]:
     groups: dict[type, list[Any]] = {}
     for one in objects:
-        cls: type = type(one)
+        cls: type = type(one)  # pyright: ignore[reportUnknownVariableType]
         groups.setdefault(cls, []).append(one)
     return groups
 

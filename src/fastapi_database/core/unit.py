@@ -10,6 +10,7 @@ import asyncio
 import enum
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,13 @@ from fastapi_database.errors import (
 )
 
 _STOP_TIMEOUT = 1.0  # seconds a cancelled statement gets to let go of its connection, which then is closed
+
+
+REFUSALS: ContextVar[list[Unavailable] | None] = ContextVar("fastapi_database_refusals", default=None)
+"""In the context of a request: the places it was refused. None elsewhere.
+
+Code that swallows a refusal (an auth dependency with a wide ``except``) must not turn it into an answer of its own.
+"""
 
 
 def commits(*, status: int, failed: bool) -> bool:
@@ -187,7 +195,10 @@ class Unit(ABC):
             try:
                 self._ticket = self._claim(writer=writes)
             except Unavailable as error:
-                self.fatal = error  # a handler that swallows this must not turn it into an answer of its own
+                self.fatal = error
+                refusals = REFUSALS.get()
+                if refusals is not None:
+                    refusals.append(error)
                 raise
         elif writes and not self._ticket.writer:
             self._admission.upgrade_blocking(self._ticket)

@@ -12,11 +12,10 @@ from sqlalchemy.orm import Session
 from starlette.requests import HTTPConnection
 
 from fastapi_database.core.database import CoreDatabase
-from fastapi_database.core.unit import Kind
+from fastapi_database.core.unit import REFUSALS, Kind
 from fastapi_database.errors import BuiltInsideRequest, NotInstalled, OutsideRequest
 from fastapi_database.web.health import health_router
 from fastapi_database.web.install import install
-from fastapi_database.web.middleware import IN_REQUEST
 from fastapi_database.web.units import SCOPE_KEY, RequestUnits
 
 _OUTSIDE: HTTPConnection = HTTPConnection({"type": "http"})  # what a session dependency gets when FastAPI gives none
@@ -132,7 +131,7 @@ _REQUEST_FRAMES = {
 
 
 def _refuse_inside_request() -> None:
-    if IN_REQUEST.get() or _in_request_frames():
+    if REFUSALS.get() is not None or _in_request_frames():
         raise BuiltInsideRequest(
             "a Database was built while a request was being handled: each opens connections of its own, so every "
             "request would open new ones that nobody closes. Build it once, at module level or where the app "

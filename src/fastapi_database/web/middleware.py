@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from contextvars import ContextVar
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from starlette._utils import is_async_callable
@@ -11,16 +11,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fastapi_database.core.unit import commits
+from fastapi_database.core.unit import REFUSALS, commits
+from fastapi_database.errors import Unavailable
 from fastapi_database.web import internals, problems
 from fastapi_database.web.units import SCOPE_KEY, RequestUnits
 
 logger = logging.getLogger("fastapi_database")
 
 SWITCHING_PROTOCOLS = 101
-
-IN_REQUEST: ContextVar[bool] = ContextVar("fastapi_database_in_request", default=False)
-"""True in the context of a request, and in every task and thread that inherits it."""
 
 
 class AnswerReplaced(BaseException):
@@ -51,21 +49,25 @@ class DatabaseMiddleware:
         if self._installation is not None:  # the first request: a mounted application has no lifespan to do it in
             installation, self._installation = self._installation, None
             installation.start()
-        token = IN_REQUEST.set(True)
+        refusals: list[Unavailable] = []
+        token = REFUSALS.set(refusals)
         try:
-            await _Conversation(self._app, scope, receive, send).run()
+            await _Conversation(self._app, scope, receive, send, refusals).run()
         finally:
-            IN_REQUEST.reset(token)
+            REFUSALS.reset(token)
 
 
 class _Conversation:
     """One request or WebSocket."""
 
-    def __init__(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(
+        self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, refusals: Sequence[Unavailable]
+    ) -> None:
         self._app = app
         self._scope = scope
         self._receive = receive
         self._send = send
+        self._refusals = refusals
         self._started = False
         self._unhandled: Exception | None = None
         # A mounted application may have the middleware too; then the units are shared.
@@ -94,7 +96,7 @@ class _Conversation:
             status = _status(message)
             if status is not None:
                 self._started = True
-                if self._units.pending:
+                if self._units.units or self._refusals:
                     await self._finish(status)
         await self._send(message)
 
@@ -110,11 +112,14 @@ class _Conversation:
             raise AnswerReplaced from error
 
     def _raise_swallowed(self, status: int) -> None:
-        """Raise an error that a handler swallowed and answered as something it is not, such as a 401."""
-        if status < 500:
-            for unit in self._units.units.values():
-                if unit.fatal is not None:
-                    raise unit.fatal
+        """Raise an error that the application swallowed and answered as something it is not, such as a 401."""
+        if status >= 500:
+            return
+        for unit in self._units.units.values():
+            if unit.fatal is not None:
+                raise unit.fatal
+        if status >= 400 and self._refusals:
+            raise self._refusals[0]
 
     async def _answer_instead(self, error: Exception) -> None:
         self._units.fail()
