@@ -23,7 +23,7 @@ run: $(UV) ## serve the café on http://127.0.0.1:8000 (SQLite; DATABASE_URL for
 
 test: $(UV) ## run the tests on SQLite and on a real PostgreSQL
 	@$(SYNC) --extra all
-	$(RUN) pytest $(ARGS)
+	$(RUN) pytest $(or $(ARGS),-n 2)
 
 check: $(UV) ## lint, format check, types
 	@$(SYNC) --extra all
@@ -38,7 +38,7 @@ bench: $(UV) ## measure against the copied patterns and draw the chart
 
 docs: $(UV) ## build the documentation into site/
 	@$(SYNC) --extra all
-	$(RUN) mkdocs build --strict
+	$(RUN) zensical build --strict
 
 clean: ## remove what the targets above made
 	rm -rf .uv .venv site dist .pytest_cache .mypy_cache .ruff_cache
