@@ -1,0 +1,1 @@
+"""The endpoints: `users` with sync sessions, `me` with async ones, both on the one `Database`."""

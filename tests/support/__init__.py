@@ -1,0 +1,1 @@
+"""What the tests run against: real servers in other processes, and clients that speak to them."""
