@@ -8,7 +8,9 @@ Seen in SQLAlchemy 2.0.50 to 2.0.58 and 2.1.0 to 2.1.9. Each detail has a test i
   connection out and invalidate it, opens one when the pool has none.
 * ``__sqlalchemy_greenlet_provider__``: marks the greenlets in which ``await_only`` works.
 * ``Session.dispatch.do_orm_execute``: whether somebody listens to statements.
-* ``InstanceState.load_options``: the loader options of the query an object came from.
+* ``InstanceState.load_options``, and of each ``Load`` its ``context`` with the ``strategy`` of an attribute: the loader
+  options of the query an object came from.
+* ``_sqla_logger_namespace``: the name under which a pool logs.
 * ``sqlalchemy.util.get_cls_kwargs``: the options a dialect takes, as ``create_engine`` finds them.
 * ``sqlalchemy.util.await_only`` and ``greenlet_spawn``: the bridge between the two worlds; widely used.
 """
@@ -18,7 +20,7 @@ from __future__ import annotations
 from typing import Any
 
 from greenlet import getcurrent, greenlet
-from sqlalchemy.orm import InstanceState, Session
+from sqlalchemy.orm import InstanceState, LoaderCriteriaOption, Session
 from sqlalchemy.pool import AsyncAdaptedQueuePool, QueuePool
 from sqlalchemy.util import await_only, get_cls_kwargs, greenlet_spawn
 from sqlalchemy.util.queue import Empty
@@ -28,6 +30,8 @@ __all__ = ["await_only", "get_cls_kwargs", "greenlet_spawn"]
 
 class ClosablePool(QueuePool):
     """A ``QueuePool`` of which one idle connection can be closed."""
+
+    _sqla_logger_namespace = "sqlalchemy.pool.impl.QueuePool"  # it logs where people look for it
 
     def close_one_idle(self) -> bool:
         """Close the connection that would be used next; False when none is idle."""
@@ -61,6 +65,15 @@ def has_statement_hooks(session: Session) -> bool:
     return bool(session.dispatch.do_orm_execute)
 
 
-def load_options(state: InstanceState[Any]) -> tuple[Any, ...]:
-    """Give the loader options of the query an object came from; its lazy loads honour them."""
-    return tuple(state.load_options)
+def criteria(state: InstanceState[Any]) -> tuple[LoaderCriteriaOption, ...]:
+    """Give the loader criteria of the query an object came from; its lazy loads honour them."""
+    return tuple(option for option in state.load_options if isinstance(option, LoaderCriteriaOption))
+
+
+def may_forbid_loading(state: InstanceState[Any]) -> bool:
+    """Tell whether the query an object came from had ``raiseload()`` among its options."""
+    loads = (load for option in state.load_options for load in getattr(option, "context", ()))
+    return any(value in _RAISE for load in loads for _, value in getattr(load, "strategy", None) or ())
+
+
+_RAISE = {"raise", "raise_on_sql"}

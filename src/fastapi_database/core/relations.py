@@ -12,7 +12,7 @@ from sqlalchemy import inspect, select, tuple_
 from sqlalchemy.orm import InstanceState, Mapper, RelationshipProperty, Session, aliased, selectinload
 from sqlalchemy.orm.attributes import set_committed_value
 
-from fastapi_database.core.internals import has_statement_hooks, load_options
+from fastapi_database.core.internals import criteria, has_statement_hooks, may_forbid_loading
 
 CHUNK = 5000
 """Keys per statement: below SQLite's 32,766 and PostgreSQL's 32,767 parameters, for composite keys too."""
@@ -76,23 +76,20 @@ def _relations(cls: type, reads: Reads) -> tuple[tuple[RelationshipProperty[Any]
 def _load(relation: RelationshipProperty[Any], objects: Sequence[Any]) -> None:
     if relation.lazy in _LOADED_BY_THEMSELVES:
         return
-    by_session: dict[tuple[Session, tuple[Any, ...]], list[Any]] = {}
+    by_session: dict[tuple[Session, tuple[Any, ...], bool], list[Any]] = {}
     for one in {id(one): one for one in objects}.values():
         state: InstanceState[Any] = inspect(one)
         if relation.key in state.unloaded and state.persistent and state.session is not None:
-            by_session.setdefault((state.session, load_options(state)), []).append(one)
-    for (session, options), parents in by_session.items():
-        # SQLAlchemy's own lazy load of the first: it may need no statement, and it raises where loading is forbidden.
-        if len(parents) == 1 or options or has_statement_hooks(session) or not _is_plain(relation):
+            key = state.session, criteria(state), may_forbid_loading(state)
+            by_session.setdefault(key, []).append(one)
+    for (session, options, forbidden), parents in by_session.items():
+        if len(parents) == 1 or forbidden or options or has_statement_hooks(session):
+            # SQLAlchemy's own lazy load: it may need no statement, and it raises where loading is forbidden.
             getattr(parents[0], relation.key)
             if len(parents) > 1:
                 _load_by_sqlalchemy(session, relation, parents[1:], options)
         else:
             _load_together(session, relation, parents)
-
-
-def _is_plain(relation: RelationshipProperty[Any]) -> bool:
-    return relation.entity is relation.mapper  # else it leads to an alias
 
 
 def _load_by_sqlalchemy(
@@ -117,7 +114,7 @@ def _load_together(session: Session, relation: RelationshipProperty[Any], parent
     mapper = relation.parent
     parent: Any = aliased(mapper.class_)
     keys = [getattr(parent, mapper.get_property_by_column(column).key) for column in mapper.primary_key]
-    statement = select(*keys, relation.mapper.class_).select_from(parent).join(getattr(parent, relation.key))
+    statement = select(*keys, relation.entity.entity).select_from(parent).join(getattr(parent, relation.key))
     if relation.order_by:
         statement = statement.order_by(*relation.order_by)
     found: dict[tuple[Any, ...], list[Any]] = {inspect(one).identity: [] for one in parents}

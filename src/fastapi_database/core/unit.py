@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -43,13 +43,15 @@ Code that swallows a refusal (an auth dependency with a wide ``except``) must no
 """
 
 
-def commits(*, status: int, failed: bool) -> bool:
-    """Decide whether a unit of work commits: an answer below 400 that no exception preceded.
+def commits(*, status: int, failed: bool, commit_on: Collection[int] = ()) -> bool:
+    """Decide whether a unit of work commits: an answer below 400 that no exception preceded, or a status asked for.
 
     >>> commits(status=201, failed=False), commits(status=404, failed=False), commits(status=200, failed=True)
     (True, False, False)
+    >>> commits(status=401, failed=True, commit_on={401})
+    True
     """
-    return status < 400 and not failed
+    return (status < 400 and not failed) or status in commit_on
 
 
 class Kind(enum.Enum):
@@ -94,8 +96,6 @@ class Unit(ABC):
         self.owner = owner
         self.intent = intent
         self.ended = False
-        self.failed = False
-        """True once an exception left the code the unit serves."""
         self.fatal: FastAPIDatabaseError | None = None
         """An error that must reach the client even if the handler swallowed it."""
         self._connections = connections
@@ -144,7 +144,8 @@ class Unit(ABC):
             return
         try:
             if commit and self.fatal is None:
-                self.session.commit()
+                if self.needs_io:
+                    self.session.commit()
             else:
                 self._roll_back()
         except BaseException:

@@ -17,6 +17,7 @@ HIDDEN = "[hidden]"
 
 _SHORT = 3  # a text of three letters or fewer is no secret, and is part of every message
 _QUOTING_CLASSES = {"22", "23"}  # SQLSTATE classes whose messages quote the row: data exceptions, constraint violations
+_PRINTED = ("detail", "hint", "where", "query", "internal_query")  # asyncpg prints the first two with the message
 _NAMES = ("constraint_name", "table_name", "column_name")
 
 
@@ -49,8 +50,9 @@ def _chain(error: BaseException | None) -> Iterator[Any]:
 
 
 def _clean(error: Any, values: list[str]) -> None:
-    if getattr(error, "detail", None):
-        error.detail = None  # asyncpg prints it with the message
+    for name in _PRINTED:
+        if getattr(error, name, None):
+            setattr(error, name, None)
     if not error.args or not isinstance(error.args[0], str):
         return
     state = getattr(error, "sqlstate", None)

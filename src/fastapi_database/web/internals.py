@@ -42,6 +42,8 @@ from fastapi.utils import is_body_allowed_for_status_code
 from starlette.routing import Mount
 from starlette.types import ASGIApp
 
+from fastapi_database.core.transaction import TransactionOptions, transaction_options
+
 __all__ = ["Dependant", "get_typed_signature"]
 
 Scope = MutableMapping[str, Any]
@@ -90,6 +92,7 @@ class Answer:
 
     route: Any
     endpoint_context: EndpointContext
+    options: TransactionOptions
     function_exits: bool
     """Whether a function-scoped dependency has an exit to run between the endpoint and the response."""
     overrides: Any
@@ -154,6 +157,7 @@ def answer_of(route: APIRoute) -> Answer:
     return Answer(
         route=effective,
         endpoint_context=context_of_endpoint,
+        options=transaction_options(route.endpoint),
         function_exits=_has_function_exits(effective.dependant),
         overrides=effective.dependency_overrides_provider,
     )

@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fastapi_database.core.unit import REFUSALS, commits
+from fastapi_database.core.unit import REFUSALS
 from fastapi_database.errors import Unavailable
 from fastapi_database.web import internals, problems
 from fastapi_database.web.units import SCOPE_KEY, RequestUnits
@@ -103,7 +103,7 @@ class _Conversation:
     async def _finish(self, status: int) -> None:
         """Finish the units; when the commit fails, send the error in place of this answer."""
         try:
-            await self._units.finish(commit=commits(status=status, failed=self._units.failed))
+            await self._units.finish(commit=self._units.commits(status))
             self._raise_swallowed(status)
         except Exception as error:
             if status >= 500 or self._scope["type"] == "websocket":

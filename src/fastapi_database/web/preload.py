@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import is_dataclass
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import AliasChoices, AliasPath, BaseModel, RootModel
 from pydantic.fields import FieldInfo
@@ -26,7 +27,7 @@ def preload(value: Any, response_model: Any) -> None:
     if isinstance(value, list) and response_model_is_flat_list(response_model):
         load_relations(value, _reads(models))  # pyright: ignore[reportUnknownArgumentType]
         return
-    found: dict[tuple[type[BaseModel], ...], list[Any]] = {}
+    found: dict[tuple[type, ...], list[Any]] = {}
     _collect(value, response_model, found)
     for wanted, objects in found.items():
         load_relations(objects, _reads(wanted))
@@ -39,7 +40,7 @@ def response_model_is_flat_list(annotation: Any) -> bool:
     return get_origin(annotation) is list and isinstance(arguments[0], type) and issubclass(arguments[0], BaseModel)
 
 
-def _collect(value: Any, annotation: Any, found: dict[tuple[type[BaseModel], ...], list[Any]]) -> None:
+def _collect(value: Any, annotation: Any, found: dict[tuple[type, ...], list[Any]]) -> None:
     models = models_in(annotation)
     if not models or value is None or isinstance(value, str | bytes | int | float):
         return
@@ -59,27 +60,31 @@ def _collect(value: Any, annotation: Any, found: dict[tuple[type[BaseModel], ...
 
 
 def _collect_fields(
-    models: tuple[type[BaseModel], ...], get: Callable[[str], Any], found: dict[tuple[type[BaseModel], ...], list[Any]]
+    models: tuple[type, ...], get: Callable[[str], Any], found: dict[tuple[type, ...], list[Any]]
 ) -> None:
     for model in models:
-        for name, field in model.model_fields.items():
-            for attribute in _names(name, field):
-                _collect(get(attribute), field.annotation, found)
+        for attribute, annotation in _fields(model):
+            _collect(get(attribute), annotation, found)
 
 
 def _is_model(annotation: Any) -> bool:
     if get_origin(annotation) in {Annotated, Union, types.UnionType}:
         return any(_is_model(argument) for argument in get_args(annotation))
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    return _is_read(annotation)
+
+
+def _is_read(annotation: Any) -> bool:
+    """Tell whether an annotation is a class whose fields are read of an object: a Pydantic model or a dataclass."""
+    return inspect.isclass(annotation) and (BaseModel in annotation.__mro__ or is_dataclass(annotation))
 
 
 @functools.cache
-def models_in(annotation: Any) -> tuple[type[BaseModel], ...]:
+def models_in(annotation: Any) -> tuple[type, ...]:
     """Find the Pydantic models in an annotation: ``list[UserOut]``, ``UserOut | None``, ``Annotated[…]``."""
     return tuple(dict.fromkeys(_models(annotation)))
 
 
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+def _models(annotation: Any) -> Iterator[type]:
     origin = get_origin(annotation)
     if origin is Annotated:
         yield from _models(get_args(annotation)[0])
@@ -88,7 +93,7 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
             yield from _models(argument)
     elif isinstance(annotation, type) and issubclass(annotation, RootModel):
         yield from _models(annotation.model_fields["root"].annotation)
-    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    elif _is_read(annotation):
         yield annotation
     elif origin is not None:
         for argument in get_args(annotation):
@@ -96,14 +101,14 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 @functools.cache
-def _reads(models: tuple[type[BaseModel], ...]) -> Reads:
+def _reads(models: tuple[type, ...]) -> Reads:
     return ModelReads(models)
 
 
 class ModelReads(Reads):
     """What one or several response models read of an object."""
 
-    def __init__(self, models: tuple[type[BaseModel], ...]) -> None:
+    def __init__(self, models: tuple[type, ...]) -> None:
         self._models = models
 
     def attributes(self) -> Mapping[str, Reads | None]:
@@ -111,15 +116,22 @@ class ModelReads(Reads):
 
 
 @functools.cache
-def _attributes(models: tuple[type[BaseModel], ...]) -> Mapping[str, Reads | None]:
+def _attributes(models: tuple[type, ...]) -> Mapping[str, Reads | None]:
     found: dict[str, Reads | None] = {}
     for model in models:
-        for name, field in model.model_fields.items():
-            annotation: Any = field.annotation
+        for attribute, annotation in _fields(model):
             below = models_in(annotation)
-            for attribute in _names(name, field):
-                found[attribute] = _reads(below) if below else None
+            found[attribute] = _reads(below) if below else None
     return found
+
+
+@functools.cache
+def _fields(model: Any) -> tuple[tuple[str, Any], ...]:
+    """Give what a Pydantic model or dataclass reads of an object: attribute names with their annotations."""
+    if issubclass(model, BaseModel):
+        fields = model.model_fields.items()
+        return tuple((attribute, field.annotation) for name, field in fields for attribute in _names(name, field))
+    return tuple(get_type_hints(model, include_extras=True).items())
 
 
 def _names(name: str, field: FieldInfo) -> Iterator[str]:

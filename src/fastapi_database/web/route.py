@@ -135,8 +135,8 @@ class _Step:
             value = endpoint(**values)
         except BaseException:
             for unit in units:
-                unit.failed = True
-                if not self._answer.exits_pending:
+                # A handler may turn the exception into a status that commits; then the middleware decides.
+                if self._finishes and not self._answer.options.commit_on:
                     unit.finish(commit=False)
             raise
         return self.complete(value, units)
@@ -149,10 +149,18 @@ class _Step:
                     unit.session.flush()  # so that generated values are there to serialise
             preload(value, self._answer.route.response_model)
         response = self._answer.response(value, self._solved)
-        if not self._answer.exits_pending:
+        if self._finishes:
             for unit in units:
-                unit.finish(commit=commits(status=response.status_code, failed=unit.failed))
+                unit.finish(commit=self._commits(response.status_code))
         return response
+
+    @property
+    def _finishes(self) -> bool:
+        """Whether the unit is finished here: not while an exit is pending, nor one by one of several databases."""
+        return not self._answer.exits_pending and self._units is not None and len(self._units.units) == 1
+
+    def _commits(self, status: int) -> bool:
+        return commits(status=status, failed=False, commit_on=self._answer.options.commit_on)
 
     def _open(self) -> list[Unit]:
         return [] if self._units is None else [unit for unit in self._units.units.values() if not unit.ended]
@@ -197,7 +205,7 @@ async def end_unit(connection: HTTPConnection) -> None:
     """Commit and release what the dependencies used; the last dependency of an endpoint whose body goes on for long."""
     units: RequestUnits | None = connection.scope.get(SCOPE_KEY)
     if units is not None and units.pending:
-        await units.finish(commit=commits(status=200, failed=units.failed))
+        await units.finish(commit=units.commits(200))
 
 
 def _signature(endpoint: Callable[..., Any]) -> tuple[str, str, inspect.Signature]:

@@ -11,7 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from fastapi_database.core.resources import Resources
-from fastapi_database.core.unit import AsyncUnit, Intent, SyncUnit, Unit
+from fastapi_database.core.transaction import transaction_options
+from fastapi_database.core.unit import AsyncUnit, Intent, SyncUnit, Unit, commits
 from fastapi_database.errors import MixedSessions, UnitEnded
 from fastapi_database.web import internals
 
@@ -73,6 +74,8 @@ class RequestUnits:
         self.finished = True
         durable: list[str] = []
         failure: BaseException | None = None
+        if commit and len(self.units) > 1:
+            failure = await self._flush()
         for resources, unit in self.units.items():
             try:
                 await _finish(resources, unit, commit=commit and failure is None)
@@ -85,6 +88,18 @@ class RequestUnits:
                 logger.error("%s failed, but is stored in %s", self.label, ", ".join(durable))
             raise failure
 
+    async def _flush(self) -> BaseException | None:
+        """Have every database accept its statements before the first one commits."""
+        for resources, unit in self.units.items():
+            try:
+                if isinstance(unit, AsyncUnit):
+                    await unit.async_session.flush()
+                elif unit.needs_io:
+                    await resources.threads.run(unit.session.flush)
+            except BaseException as error:  # noqa: BLE001 - raised by finish(), after everything was rolled back
+                return error
+        return None
+
     async def abandon(self) -> None:
         """Roll back what is left when a request ends without an answer. Not interrupted by a cancellation."""
         with anyio.CancelScope(shield=True):
@@ -93,6 +108,11 @@ class RequestUnits:
     def fail(self, _error: BaseException | None = None) -> None:
         """Note that an exception left the endpoint: whatever its handler answers, nothing is stored."""
         self.failed = True
+
+    def commits(self, status: int) -> bool:
+        """Decide how the units of this request end when it is answered with ``status``."""
+        options = transaction_options(self._scope.get("endpoint"))
+        return commits(status=status, failed=self.failed, commit_on=options.commit_on)
 
     def _opening(self) -> str:
         if self.finished:

@@ -1,0 +1,334 @@
+"""One installation: several databases, mounted applications, routers in routers, overrides, tasks, order."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+import fastapi
+import pytest
+from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException
+from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.testclient import TestClient
+from sqlalchemy import ForeignKey, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from starlette.middleware.base import BaseHTTPMiddleware
+
+from fastapi_database import APIRouter, Database, DatabaseRoute, errors, transaction
+
+
+class Base(DeclarativeBase): ...
+
+
+class Note(Base):
+    __tablename__ = "notes"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    text: Mapped[str] = mapped_column(unique=True)
+
+
+@pytest.fixture
+def db() -> Iterator[Database]:
+    database = Database("sqlite://", models=Base)
+    database.create_all()
+    yield database
+    database.close()
+
+
+def notes(database: Database) -> list[str]:
+    with database.begin() as session:
+        return list(session.scalars(select(Note.text).order_by(Note.id)))
+
+
+def add_routes(router: Any, database: Database, prefix: str = "") -> None:
+    """Put one endpoint that adds a note, and one that fails after it, on a router."""
+
+    @router.post(prefix + "/notes/{text}", status_code=201)
+    def add(text: str, session: Annotated[Session, Depends(database.session)]) -> None:
+        session.add(Note(text=text))
+
+    @router.post(prefix + "/async/{text}", status_code=201)
+    async def add_async(text: str, session: Annotated[AsyncSession, Depends(database.async_session)]) -> None:
+        session.add(Note(text=text))
+
+    @router.post(prefix + "/fails/{text}")
+    def fails(text: str, session: Annotated[Session, Depends(database.session)]) -> None:
+        session.add(Note(text=text))
+        session.flush()
+        raise HTTPException(400)
+
+
+ROUTERS = [pytest.param(APIRouter, id="own"), pytest.param(fastapi.APIRouter, id="plain")]
+
+
+@pytest.mark.parametrize("kind", ROUTERS)
+@pytest.mark.parametrize("installed_first", [True, False])
+def test_install_works_before_and_after_routers_and_middleware(kind: Any, db: Database, installed_first: bool) -> None:
+    app, router = FastAPI(), kind()
+    add_routes(router, db)
+    if installed_first:
+        db.install(app)
+    app.include_router(router)
+
+    @app.middleware("http")
+    async def tag(request: Any, call_next: Any) -> Any:
+        response = await call_next(request)
+        response.headers["x-tag"] = "1"
+        return response
+
+    if not installed_first:
+        db.install(app)
+    with TestClient(app) as client:
+        assert client.post("/notes/a").headers["x-tag"] == "1"
+        assert client.post("/notes/a").status_code == 409
+        assert client.post("/async/b").status_code == 201
+        assert client.post("/async/b").status_code == 409
+        assert client.post("/fails/c").status_code == 400
+    assert notes(db) == ["a", "b"]
+
+
+@pytest.mark.parametrize("kind", ROUTERS)
+def test_routers_in_routers_and_one_router_included_twice(kind: Any, db: Database) -> None:
+    inner, outer, app = kind(), kind(), FastAPI()
+    add_routes(inner, db)
+    outer.include_router(inner, prefix="/inner", default_response_class=PlainTextResponse)
+    app.include_router(outer, prefix="/one")
+    app.include_router(outer, prefix="/two")
+    db.install(app)
+    with TestClient(app) as client:
+        assert client.post("/one/inner/notes/a").status_code == 201
+        assert client.post("/two/inner/notes/b").status_code == 201
+        assert client.post("/two/inner/notes/b").json()["code"] == "unique-violation"
+        assert client.post("/one/inner/async/c").headers["content-type"].startswith("text/plain")
+    assert notes(db) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("kind", ROUTERS)
+@pytest.mark.parametrize("sub_installed", [True, False])
+def test_a_mounted_application_shares_the_request_and_answers_its_own_errors(
+    kind: Any, db: Database, sub_installed: bool
+) -> None:
+    router, sub, app = kind(), FastAPI(), FastAPI()
+    add_routes(router, db)
+    sub.include_router(router)
+    if sub_installed:
+        db.install(sub)
+    db.install(app)
+    app.mount("/sub", sub)
+    with TestClient(app) as client:
+        assert client.post("/sub/notes/a").status_code == 201
+        assert client.post("/sub/notes/a").json()["code"] == "unique-violation"
+        assert client.post("/sub/async/a").json()["code"] == "unique-violation"
+        assert client.post("/sub/fails/b").status_code == 400
+    assert notes(db) == ["a"]
+
+
+@pytest.mark.parametrize("kind", ROUTERS)
+def test_two_databases_in_one_request_commit_and_roll_back_together(kind: Any, db: Database) -> None:
+    other = Database("sqlite://", models=Base)
+    other.create_all()
+    router, app = kind(), FastAPI()
+
+    @router.post("/both/{text}/{status}")
+    def both(
+        text: str,
+        status: int,
+        one: Annotated[Session, Depends(db.session)],
+        two: Annotated[Session, Depends(other.session)],
+    ) -> JSONResponse:
+        one.add(Note(text=text))
+        two.add(Note(text=text))
+        return JSONResponse({}, status)
+
+    app.include_router(router)
+    db.install(app)
+    other.install(app)
+    with other.begin() as session:
+        session.add(Note(text="taken"))
+    with TestClient(app) as client:
+        assert client.post("/both/a/200").status_code == 200
+        assert client.post("/both/b/409").status_code == 409
+        assert client.post("/both/taken/200").status_code == 409  # refused by the second before the first commits
+    assert notes(other) == ["taken", "a"]
+    assert notes(db) == ["a"]
+    other.close()
+
+
+class Owned(Base):
+    __tablename__ = "owned"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    note_id: Mapped[int] = mapped_column(ForeignKey("notes.id", deferrable=True, initially="DEFERRED"))
+
+
+@pytest.mark.parametrize("kind", ROUTERS)
+def test_a_commit_that_fails_in_the_second_database_says_which_is_durable(
+    kind: Any, db: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = Database("sqlite://", models=Base)
+    other.create_all()
+    router, app = kind(), FastAPI()
+
+    @router.post("/both", status_code=201)
+    def both(one: Annotated[Session, Depends(db.session)], two: Annotated[Session, Depends(other.session)]) -> None:
+        one.add(Note(text="a"))
+        two.add(Owned(note_id=99))  # accepted by the flush, refused by COMMIT
+
+    app.include_router(router)
+    db.install(app)
+    other.install(app)
+    with TestClient(app) as client:
+        assert client.post("/both").status_code == 409
+    assert notes(db) == ["a"]
+    assert "is stored in sqlite://" in caplog.text
+    other.close()
+
+
+@pytest.mark.parametrize("kind", ROUTERS)
+def test_dependency_overrides_reach_the_session(kind: Any, db: Database) -> None:
+    router, app = kind(), FastAPI()
+    add_routes(router, db)
+    app.include_router(router)
+    db.install(app)
+    test_db = Database("sqlite://", models=Base)
+    test_db.create_all()
+    test_db.install(app)
+    app.dependency_overrides[db.session] = test_db.session
+    with TestClient(app) as client:
+        assert client.post("/notes/a").status_code == 201
+    assert notes(db) == []
+    assert notes(test_db) == ["a"]
+    test_db.close()
+
+
+@pytest.mark.parametrize("kind", ROUTERS)
+def test_background_tasks_run_after_a_commit_and_not_after_a_failed_one(kind: Any, db: Database) -> None:
+    router, app, ran = kind(), FastAPI(), list[str]()
+
+    @router.post("/notes/{text}", status_code=201)
+    def add(text: str, tasks: BackgroundTasks, session: Annotated[Session, Depends(db.session)]) -> None:
+        session.add(Note(text=text))
+        tasks.add_task(lambda: ran.append(",".join(notes(db))))
+
+    app.include_router(router)
+    db.install(app)
+    with TestClient(app) as client:
+        assert client.post("/notes/a").status_code == 201
+        assert client.post("/notes/a").status_code == 409
+    assert ran == ["a"]
+
+
+@pytest.mark.parametrize("kind", ROUTERS)
+def test_an_applications_own_handler_wins_whenever_it_is_registered(kind: Any, db: Database) -> None:
+    router, app = kind(), FastAPI()
+    add_routes(router, db)
+    app.include_router(router)
+    db.install(app)
+
+    @app.exception_handler(IntegrityError)
+    def mine(_request: Any, _error: IntegrityError) -> JSONResponse:
+        return JSONResponse({"mine": True}, 418)
+
+    with TestClient(app) as client:
+        client.post("/notes/a")
+        for path in ("/notes/a", "/async/a"):
+            assert client.post(path).json() == {"mine": True}
+    assert notes(db) == ["a"]
+
+
+@pytest.mark.parametrize("kind", ROUTERS)
+def test_the_lifespan_of_the_application_runs_around_ours(kind: Any, db: Database) -> None:
+    seen: list[Any] = []
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, int]]:
+        seen.append("start")
+        yield {"answer": 42}
+        seen.append(db.stats().open)
+
+    app, router = FastAPI(lifespan=lifespan), kind()
+    add_routes(router, db)
+    app.include_router(router)
+
+    @app.get("/state")
+    def state(request: fastapi.Request) -> int:
+        return int(request.state.answer)
+
+    db.install(app)
+    for text in ("a", "b"):  # a second start opens again what the end of the first closed
+        with TestClient(app) as client:
+            assert client.get("/state").json() == 42
+            assert client.post(f"/notes/{text}").status_code == 201
+        assert db.stats().open == 0
+    assert seen == ["start", 0, "start", 0]
+    assert notes(db) == ["a", "b"]
+
+
+@pytest.mark.parametrize("kind", ROUTERS)
+def test_base_http_middleware_inside_a_mounted_application_sees_the_replaced_answer(kind: Any, db: Database) -> None:
+    async def dispatch(request: Any, call_next: Any) -> Any:
+        return await call_next(request)
+
+    router, sub, app = kind(), FastAPI(), FastAPI()
+
+    @router.post("/{text}")
+    def add(text: str, session: Annotated[Session, Depends(db.session)]) -> PlainTextResponse:
+        session.add(Note(text=text))
+        return PlainTextResponse("not this", 201)
+
+    sub.include_router(router)
+    sub.add_middleware(BaseHTTPMiddleware, dispatch=dispatch)
+    app.mount("/sub", sub)
+    db.install(app)
+    with TestClient(app) as client:
+        assert client.post("/sub/a").text == "not this"
+        assert client.post("/sub/a").json()["status"] == 409
+        assert client.post("/sub/b").status_code == 201
+
+
+@pytest.mark.parametrize("kind", ROUTERS)
+@pytest.mark.parametrize("form", ["returned", "raised"])
+def test_commit_on_commits_in_spite_of_the_error(kind: Any, form: str, db: Database) -> None:
+    router, app = kind(), FastAPI()
+
+    def end(status: int) -> JSONResponse:
+        if form == "raised":
+            raise HTTPException(status)
+        return JSONResponse({}, status)
+
+    @router.post("/sync/{status}")
+    @transaction(commit_on={401})
+    def sync(status: int, session: Annotated[Session, Depends(db.session)]) -> JSONResponse:
+        session.add(Note(text=f"sync {status}"))
+        return end(status)
+
+    @router.post("/async/{status}")
+    @transaction(commit_on={401})
+    async def asynchronous(status: int, session: Annotated[AsyncSession, Depends(db.async_session)]) -> JSONResponse:
+        session.add(Note(text=f"async {status}"))
+        return end(status)
+
+    app.include_router(router)
+    db.install(app)
+    with TestClient(app) as client:
+        for path in ("sync", "async"):
+            for status in (401, 403):
+                assert client.post(f"/{path}/{status}").status_code == status
+    assert notes(db) == ["sync 401", "async 401"]
+
+
+def test_commit_on_takes_only_errors() -> None:
+    with pytest.raises(errors.ConflictingSettings, match="400 to 599"):
+        transaction(commit_on={200})
+
+
+def test_install_makes_our_route_class_that_of_the_application_but_respects_another(db: Database) -> None:
+    app = FastAPI()
+    db.install(app)
+    assert app.router.route_class is DatabaseRoute
+
+    class Own(fastapi.routing.APIRoute): ...
+
+    other = FastAPI()
+    other.router.route_class = Own
+    Database("sqlite://").install(other)
+    assert other.router.route_class is Own
