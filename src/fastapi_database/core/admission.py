@@ -27,7 +27,8 @@ class Ticket:
     """One claim to a place. Made by :meth:`AdmissionQueue.request`, given back by ``release``."""
 
     writer: bool
-    owner: str
+    owner: object
+    """Whoever holds the place; its ``str`` stands in messages."""
     requested: float
     number: int
     granted: float | None = None
@@ -57,7 +58,7 @@ class AdmissionQueue:
         """How many claims wait for a place."""
         return len(self._readers) + len(self._writers)
 
-    def request(self, *, writer: bool, owner: str, now: float) -> Ticket:
+    def request(self, *, writer: bool, owner: object, now: float) -> Ticket:
         """Claim a place; it is granted at once when one is free, else the claim waits its turn."""
         self._next += 1
         ticket = Ticket(writer=writer and self.single_writer, owner=owner, requested=now, number=self._next)
@@ -166,14 +167,14 @@ class Admission:
         """Claims that wait now."""
         return self._queue.waiting
 
-    def try_acquire(self, *, owner: str) -> Ticket | None:
+    def try_acquire(self, *, owner: object) -> Ticket | None:
         """Take a place if one is free now; never waits, and never goes before those who do."""
         with self._lock:
             if self._queue.waiting or len(self._queue.held) >= self._queue.places:
                 return None
             return self._request(writer=False, owner=owner)
 
-    async def acquire_async(self, *, writer: bool, owner: str) -> Ticket:
+    async def acquire_async(self, *, writer: bool, owner: object) -> Ticket:
         """Wait for a place on the event loop.
 
         Raises :class:`QueueFull` at once and :class:`QueueTimeout` at the deadline.
@@ -197,7 +198,7 @@ class Admission:
         self.admitted += 1
         return ticket
 
-    def acquire_blocking(self, *, writer: bool, owner: str) -> Ticket:
+    def acquire_blocking(self, *, writer: bool, owner: object) -> Ticket:
         """Wait for a place in a thread; the same errors as :meth:`acquire_async`."""
         ready = threading.Event()
         with self._lock:
@@ -233,7 +234,7 @@ class Admission:
         with self._lock:
             self._queue.release(ticket, now=self._clock())
 
-    def _request(self, *, writer: bool, owner: str) -> Ticket:
+    def _request(self, *, writer: bool, owner: object) -> Ticket:
         try:
             return self._queue.request(writer=writer, owner=owner, now=self._clock())
         except QueueFull:

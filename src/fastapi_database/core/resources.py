@@ -31,7 +31,7 @@ class Resources:
         # SQLAlchemy's own default passes expire_on_commit=True.
         self._session_options = {"expire_on_commit": False, **settings.session_options}
 
-    def sync_unit(self, *, owner: str, intent: Intent, ticket: Ticket | None = None) -> SyncUnit:
+    def sync_unit(self, *, owner: object, intent: Intent, ticket: Ticket | None = None) -> SyncUnit:
         """Open a unit for a thread; with a ``ticket`` its place is taken already."""
         return SyncUnit(
             connections=self.connections,
@@ -44,7 +44,7 @@ class Resources:
             allow_on_loop=self._not_serving,
         )
 
-    def async_unit(self, *, owner: str, intent: Intent) -> AsyncUnit:
+    def async_unit(self, *, owner: object, intent: Intent) -> AsyncUnit:
         """Open a unit for a task; it takes its place at the first statement."""
         return AsyncUnit(
             connections=self.connections,

@@ -1,26 +1,85 @@
-"""The threads sync sessions work in: one for every place, so that no unit ever waits for a thread."""
+"""The threads sync sessions work in, apart from AnyIO's forty.
+
+There is a thread for every place, so that no unit ever waits for a thread behind one that waits for the
+database. But threads that all want to run Python at once only fight for the interpreter's lock: while the
+process is busy computing, two of them get the work done with least CPU (``bench/``), and as soon as it is
+not, all of them may run. The thread that ran last runs next: its caches are warm, the others may sleep.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
+import threading
+import time
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import ParamSpec, TypeVar
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Any, ParamSpec, TypeVar
 
 import anyio
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+NARROW = 2
+"""Threads that run while the process computes."""
+
+BUSY = 0.8
+"""Share of one core above which the process is computing rather than waiting for the database."""
+
+LOOK = 0.005
+"""Seconds a call waits before it is looked at why."""
+
+PATIENCE = 0.05
+"""Seconds after which a waiting call runs whatever the process does."""
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """One function to run, and where its result goes."""
+
+    function: Callable[[], Any]
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Any]
+    since: float = field(default_factory=time.monotonic)
+
+    def run(self) -> None:
+        try:
+            result, error = self.function(), None
+        except BaseException as raised:  # noqa: BLE001 - it is delivered to whoever waits for the result
+            result, error = None, raised
+        with suppress(RuntimeError):  # the loop was closed: nobody waits
+            self.loop.call_soon_threadsafe(self._deliver, result, error)
+
+    def _deliver(self, result: Any, error: BaseException | None) -> None:
+        if self.future.done():
+            return
+        if error is None:
+            self.future.set_result(result)
+        elif isinstance(error, StopIteration):  # a future can not hold it: https://peps.python.org/pep-0479/
+            self.future.set_exception(RuntimeError(f"the function raised {error!r}"))
+        else:
+            self.future.set_exception(error)
+
+
+_Inbox = SimpleQueue[_Call | None]
+
 
 class Threads:
-    """A pool of threads apart from AnyIO's forty: database work and other sync routes never starve each other."""
+    """Runs functions in at most ``size`` threads, as few at a time as serve best. For any number of event loops."""
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._pool: ThreadPoolExecutor | None = None
+        self._limit = min(NARROW, size)
+        self._lock = threading.Lock()
+        self._waiting: deque[_Call] = deque()
+        self._idle: list[_Inbox] = []
+        self._busy = 0
+        self._looked = (0.0, 0.0)
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a function in a thread, with the caller's context variables, and wait until it is through.
@@ -28,21 +87,78 @@ class Threads:
         A cancellation, native or of an AnyIO scope, is delivered after the function has returned: a session must
         never be closed by one thread while another one still works on it.
         """
-        pool = self._pool
-        if pool is None:
-            pool = self._pool = ThreadPoolExecutor(self._size, thread_name_prefix="fastapi-database")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
         context = contextvars.copy_context()
-
-        def call() -> T:
-            return context.run(function, *args, **kwargs)
-
-        return await finish_despite_cancellation(asyncio.get_running_loop().run_in_executor(pool, call))
+        call = _Call(functools.partial(context.run, function, *args, **kwargs), loop, future)
+        with self._lock:
+            waits = self._busy >= self._limit
+            if waits:
+                self._waiting.append(call)
+            else:
+                self._start(call)
+        if waits:
+            loop.call_later(LOOK, self._look, call)
+        return await finish_despite_cancellation(future)
 
     def close(self) -> None:
-        """Let the threads end; a later use starts new ones."""
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.shutdown(wait=False)
+        """Let idle threads end; a later use starts new ones."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for inbox in idle:
+            inbox.put(None)
+
+    def _start(self, call: _Call) -> None:
+        self._busy += 1
+        if self._idle:
+            self._idle.pop().put(call)
+            return
+        inbox: _Inbox = SimpleQueue()
+        inbox.put(call)
+        threading.Thread(target=self._work, args=(inbox,), name="fastapi-database", daemon=True).start()
+
+    def _work(self, inbox: _Inbox) -> None:
+        while (call := inbox.get()) is not None:
+            following: _Call | None = call
+            while following is not None:
+                following.run()
+                following = self._next(inbox)
+
+    def _next(self, inbox: _Inbox) -> _Call | None:
+        with self._lock:
+            if self._waiting and self._busy <= self._limit:
+                return self._waiting.popleft()
+            self._busy -= 1
+            self._idle.append(inbox)
+            return None
+
+    def _look(self, call: _Call) -> None:
+        """Let more threads run if this call still waits and the process is not busy computing."""
+        with self._lock:
+            if call not in self._waiting:
+                return
+            self._limit = self._size if self._share_of_core() < BUSY or _waited(call) > PATIENCE else self._narrow
+            while self._waiting and self._busy < self._limit:
+                self._start(self._waiting.popleft())
+            waits = call in self._waiting
+        if waits:
+            call.loop.call_later(LOOK, self._look, call)
+
+    @property
+    def _narrow(self) -> int:
+        return min(NARROW, self._size)
+
+    def _share_of_core(self) -> float:
+        now, used = time.monotonic(), time.process_time()
+        before, used_before = self._looked
+        if now - before < LOOK / 2:  # several calls look at once: too short a time to tell
+            return 1.0
+        self._looked = (now, used)
+        return (used - used_before) / (now - before)
+
+
+def _waited(call: _Call) -> float:
+    return time.monotonic() - call.since
 
 
 async def finish_despite_cancellation(future: asyncio.Future[T]) -> T:

@@ -87,7 +87,7 @@ class Unit(ABC):
         connections: Connections,
         admission: Admission,
         counters: Counters,
-        owner: str,
+        owner: object,
         intent: Intent,
         session_options: Mapping[str, Any],
         ticket: Ticket | None = None,
@@ -263,11 +263,11 @@ class AsyncUnit(Unit):
         """Finish from a task. Shielded from AnyIO's cancellation; a native one closes the connection."""
         if self.ended:
             return
+        if self._operation is None and not self.needs_io and self.fatal is None:
+            self.end()  # never used
+            return
         with anyio.CancelScope(shield=True):
             await self._stop_the_other()
-            if not self.needs_io and self.fatal is None:
-                self.end()
-                return
             await greenlet_spawn(self.finish, commit=commit)
 
     async def _stop_the_other(self) -> None:

@@ -85,7 +85,7 @@ class _Conversation:
             units.fail()
             if self._started and isinstance(error, Exception):
                 # The traceback is the server's to log: the exception goes on to it.
-                logger.error("%s failed after its answer had begun: %r", units.label, error)  # noqa: TRY400
+                logger.error("%s failed after its answer had begun: %r", units, error)  # noqa: TRY400
             raise
         finally:
             if units.pending:

@@ -39,8 +39,7 @@ class RequestUnits:
         """Whether a unit is open, or a swallowed error still has to be told."""
         return any(not unit.ended for unit in self.units.values())
 
-    @property
-    def label(self) -> str:
+    def __str__(self) -> str:
         """Name the request for messages: method and route."""
         method = self._scope.get("method", "WebSocket")
         return f'"{method} {internals.route_path(self._scope)}"'
@@ -50,10 +49,10 @@ class RequestUnits:
         unit = self.units.get(resources)
         if unit is None:
             intent = self._intent()
-            label = self._opening()
+            self._refuse_late()
             writer = intent is Intent.WRITE
-            ticket = await resources.admission.acquire_async(writer=writer, owner=label)
-            unit = resources.sync_unit(owner=label, intent=intent, ticket=ticket)
+            ticket = await resources.admission.acquire_async(writer=writer, owner=self)
+            unit = resources.sync_unit(owner=self, intent=intent, ticket=ticket)
             self._add(resources, unit)
         if not isinstance(unit, SyncUnit):
             raise self._mixed()
@@ -63,7 +62,8 @@ class RequestUnits:
         """Give the request's async session, the same one however often it is asked for."""
         unit = self.units.get(resources)
         if unit is None:
-            unit = resources.async_unit(owner=self._opening(), intent=self._intent())
+            self._refuse_late()
+            unit = resources.async_unit(owner=self, intent=self._intent())
             self._add(resources, unit)
         if not isinstance(unit, AsyncUnit):
             raise self._mixed()
@@ -85,7 +85,7 @@ class RequestUnits:
                 durable.append(resources.dialect.describe())
         if failure is not None:
             if commit and durable:
-                logger.error("%s failed, but is stored in %s", self.label, ", ".join(durable))
+                logger.error("%s failed, but is stored in %s", self, ", ".join(durable))
             raise failure
 
     async def _flush(self) -> BaseException | None:
@@ -114,13 +114,12 @@ class RequestUnits:
         options = transaction_options(self._scope.get("endpoint"))
         return commits(status=status, failed=self.failed, commit_on=options.commit_on)
 
-    def _opening(self) -> str:
+    def _refuse_late(self) -> None:
         if self.finished:
             raise UnitEnded(
-                f"the session of {self.label} was asked for after the answer had begun; work that outlives the request "
+                f"the session of {self} was asked for after the answer had begun; work that outlives the request "
                 "opens its own unit: `with db.begin() as session:` (or `async with`)"
             )
-        return self.label
 
     def _intent(self) -> Intent:
         method = self._scope.get("method")
@@ -133,7 +132,7 @@ class RequestUnits:
 
     def _mixed(self) -> MixedSessions:
         return MixedSessions(
-            f"{self.label} asked for a sync and an async session of one Database: two sessions are two transactions, "
+            f"{self} asked for a sync and an async session of one Database: two sessions are two transactions, "
             "and a request that holds one connection while it waits for another can deadlock. Use one kind in the "
             "endpoint and in all its dependencies"
         )
