@@ -133,7 +133,7 @@ def settings(
 
 def refuse_unknown_dialect_options(options: Mapping[str, Any], known: Iterable[str]) -> None:
     """Raise for engine options that neither ``create_engine`` nor the dialect knows."""
-    candidates = {*known, *ENGINE_OPTIONS, *SESSION_OPTIONS, *(f.name for f in fields(Settings))}
+    candidates = {*known, *_REPLACED, *ENGINE_OPTIONS, *SESSION_OPTIONS, *(f.name for f in fields(Settings))}
     for name in options:
         if name not in ENGINE_OPTIONS and name not in known:
             raise UnknownSetting(
@@ -143,17 +143,15 @@ def refuse_unknown_dialect_options(options: Mapping[str, Any], known: Iterable[s
 
 
 def _from_environment(environ: Mapping[str, str], own: dict[str, Any], options: dict[str, Any]) -> str:
-    for variable in environ:
-        if variable.startswith("DATABASE_") and variable not in ENVIRONMENT:
-            near = difflib.get_close_matches(variable, ENVIRONMENT, n=1, cutoff=0.86)
-            if near:
-                raise UnknownSetting(f"the environment sets {variable}, which nothing reads; did you mean {near[0]}?")
     url = environ.get("DATABASE_URL")
     if not url:
+        near = difflib.get_close_matches("DATABASE_URL", [name for name in environ if name != "DATABASE_URL"], n=1)
+        hint = f" (there is {near[0]})" if near else ""
         raise InvalidURL(
-            "Database() got no URL and DATABASE_URL is not set in the environment; pass one, for example "
+            f"Database() got no URL and DATABASE_URL is not set in the environment{hint}; pass one, for example "
             'Database("sqlite:///app.db") or Database("postgresql://user:password@localhost/app")'
         )
+    _refuse_misspelt(environ)
     for variable, name in ENVIRONMENT.items():
         value = environ.get(variable)
         if value is None or name == "url":
@@ -161,6 +159,15 @@ def _from_environment(environ: Mapping[str, str], own: dict[str, Any], options: 
         target = options if name == "echo" else own
         target.setdefault(name, _parse(variable, name, value))
     return url
+
+
+def _refuse_misspelt(environ: Mapping[str, str]) -> None:
+    own = [name for name in ENVIRONMENT if name != "DATABASE_URL"]  # whose neighbours other programs use
+    for variable in environ:
+        if variable.startswith("DATABASE_") and variable not in ENVIRONMENT:
+            near = difflib.get_close_matches(variable, own, n=1, cutoff=0.86)
+            if near:
+                raise UnknownSetting(f"the environment sets {variable}, which nothing reads; did you mean {near[0]}?")
 
 
 def _parse(variable: str, name: str, value: str) -> bool | int | float:
@@ -202,6 +209,11 @@ def _refuse_unknown(options: Mapping[str, Any]) -> None:
     for name in options:
         if name in _REFUSED:
             raise ConflictingSettings(f"Database() does not take {name!r}: {_REFUSED[name]}")
+    arguments = options.get("connect_args", {})
+    if not isinstance(arguments, Mapping):
+        raise ConflictingSettings(
+            f"connect_args is a {type(arguments).__name__}; it must be a dict of the driver's own"
+        )
     poolclass = options.get("poolclass")
     if poolclass is not None and not (isinstance(poolclass, type) and issubclass(poolclass, Pool)):
         raise ConflictingSettings(f"poolclass={poolclass!r} is not a class of sqlalchemy.pool")

@@ -21,7 +21,6 @@ from sqlalchemy import create_engine, event
 from sqlalchemy import exc as sa
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import QueuePool
 
 from fastapi_database.config import ENGINE_OPTIONS, Settings, refuse_unknown_dialect_options
 from fastapi_database.core.internals import (
@@ -30,6 +29,7 @@ from fastapi_database.core.internals import (
     await_only,
     get_cls_kwargs,
     greenlet_spawn,
+    opened,
 )
 from fastapi_database.engines import Dialect, UnitEngines
 from fastapi_database.engines.failures import watch_failures
@@ -50,8 +50,6 @@ class Connections:
 
     def __init__(self, dialect: Dialect, settings: Settings) -> None:
         self.dialect = dialect
-        self._opened: set[int] = set()
-        self._opening = 0
         self.last_answer = float("-inf")
         """When the database last answered anything, on the monotonic clock."""
         self._settings = settings
@@ -66,14 +64,18 @@ class Connections:
 
     @property
     def open(self) -> int:
-        """Connections that are open or being opened."""
-        return len(self._opened) + self._opening
+        """Connections that are open or being opened, of pools that are our own."""
+        return min(self._claimed, self._settings.max_connections)
+
+    @property
+    def _claimed(self) -> int:
+        """Those, and the ones that wait for room in :meth:`_make_room`."""
+        return sum(pool.records for pool in self._pools())
 
     @property
     def idle(self) -> int:
         """Connections that wait in a pool."""
-        in_use = sum(e.pool.checkedout() for e in self._engines() if isinstance(e.pool, QueuePool))
-        return max(0, self.open - in_use)
+        return sum(pool.checkedin() for pool in self._pools())
 
     def sync_engine(self) -> Engine:
         """Give the engine for sync sessions, made on first use."""
@@ -199,41 +201,33 @@ class Connections:
         self.dialect.listen(engine)
         self._units[engine] = self.dialect.unit_engines(engine)
         event.listen(engine, "do_connect", self._connect)
-        event.listen(engine, "close", self._closed)
         event.listen(engine, "checkin", _checked_in_at)
         event.listen(engine, "checkout", self._checker(engine.dialect))
         event.listen(engine, "after_cursor_execute", self._answered)
 
     def _connect(self, dialect: Any, _record: object, args: tuple[Any, ...], arguments: dict[str, Any]) -> Any:
         """Open a connection within the limit, with errors a person can act on."""
-        self._reserve(asynchronous=dialect.is_async)
+        self._make_room(asynchronous=dialect.is_async)
         try:
             complete = self.dialect.connect_arguments(dialect.driver, arguments)
             connection = dialect.connect(*args, **complete)
-        except BaseException as error:
-            with self._lock:
-                self._opening -= 1
-            if isinstance(error, Exception) and not isinstance(error, FastAPIDatabaseError):
-                # `from None`: the original could carry the connection string; the message has what is needed.
-                raise self.dialect.connect_error(error) from None
+        except FastAPIDatabaseError:
             raise
-        with self._lock:
-            self._opening -= 1
-            self._opened.add(id(connection))
+        except Exception as error:  # noqa: BLE001 - drivers raise anything: OSError, their own, TimeoutError
+            # `from None`: the original could carry the connection string; the message has what is needed.
+            raise self.dialect.connect_error(error) from None
+        opened(connection)
         self.last_answer = time.monotonic()
         return connection
 
-    def _closed(self, connection: object, _record: object) -> None:
-        self._opened.discard(id(connection))  # a connection may be reported closed more than once
-
-    def _reserve(self, *, asynchronous: bool) -> None:
-        """Take room for one more connection, closing an idle one of any pool where there is none.
+    def _make_room(self, *, asynchronous: bool) -> None:
+        """Close idle connections of any pool until the one that is being opened, counted already, is within the limit.
 
         Every place-holder has at most one connection and the caller has none, so somewhere one is idle; another
         caller may be quicker to take it, then it is tried again.
         """
         deadline = time.monotonic() + self._settings.queue_timeout
-        while not self._take_room():
+        while self._claimed > self._settings.max_connections:
             if self._close_one_idle(asynchronous=asynchronous):
                 continue
             if time.monotonic() > deadline:
@@ -245,13 +239,6 @@ class Connections:
                 await_only(asyncio.sleep(_RETRY))
             else:
                 time.sleep(_RETRY)
-
-    def _take_room(self) -> bool:
-        with self._lock:
-            if self.open >= self._settings.max_connections:
-                return False
-            self._opening += 1
-            return True
 
     def _close_one_idle(self, *, asynchronous: bool) -> bool:
         here = asyncio._get_running_loop()
@@ -294,6 +281,9 @@ class Connections:
     def _engines(self) -> list[Engine]:
         sync = [] if self._sync is None else [self._sync]
         return [*sync, *(engine.sync_engine for engine in list(self._async.values()))]
+
+    def _pools(self) -> list[ClosablePool]:
+        return [engine.pool for engine in self._engines() if isinstance(engine.pool, ClosablePool)]
 
     def _close_with_loop(self, loop: asyncio.AbstractEventLoop, engine: AsyncEngine) -> None:
         """Have the loop close the engine when it ends.

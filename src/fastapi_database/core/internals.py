@@ -3,9 +3,10 @@
 Seen in SQLAlchemy 2.0.50 to 2.0.58 and 2.1.0 to 2.1.9. Each detail has a test in
 ``tests/core/test_internals.py`` that fails when a version changes it.
 
-* ``QueuePool._do_return_conn``, ``._dec_overflow``, ``._pool`` and ``_ConnectionRecord.close``: to close one idle
-  connection of a pool, and to keep records without a connection out of its queue. The public way, to check a
-  connection out and invalidate it, opens one when the pool has none.
+* ``QueuePool._create_connection``, ``._close_connection``, ``._do_return_conn``, ``._dec_overflow``, ``._pool`` with
+  ``sqlalchemy.util.queue.Empty``, and ``_ConnectionRecord.close``: to close one idle connection of a pool, to keep
+  records without a connection out of its queue, and to close a connection that could not be set up. The public way to
+  close one, to check it out and invalidate it, opens one when the pool has none.
 * ``__sqlalchemy_greenlet_provider__``: marks the greenlets in which ``await_only`` works.
 * ``Session.dispatch.do_orm_execute``: whether somebody listens to statements.
 * ``InstanceState.load_options``, and of each ``Load`` its ``context`` with the ``strategy`` of an attribute: the loader
@@ -17,6 +18,7 @@ Seen in SQLAlchemy 2.0.50 to 2.0.58 and 2.1.0 to 2.1.9. Each detail has a test i
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import Any
 
 from greenlet import getcurrent, greenlet
@@ -26,6 +28,16 @@ from sqlalchemy.util import await_only, get_cls_kwargs, greenlet_spawn
 from sqlalchemy.util.queue import Empty
 
 __all__ = ["await_only", "get_cls_kwargs", "greenlet_spawn"]
+
+
+_OPENING: ContextVar[list[Any] | None] = ContextVar("fastapi_database_opening", default=None)
+
+
+def opened(connection: Any) -> None:
+    """Tell the pool that a connection was opened, which now is to be set up."""
+    opening = _OPENING.get()
+    if opening is not None:
+        opening.append(connection)
 
 
 class ClosablePool(QueuePool):
@@ -42,6 +54,24 @@ class ClosablePool(QueuePool):
         record.close()
         self._dec_overflow()
         return True
+
+    @property
+    def records(self) -> int:
+        """How many connections this pool has open, is opening, or has lent out."""
+        return self.checkedin() + self.checkedout()
+
+    def _create_connection(self) -> Any:
+        """Close what was opened when setting it up fails or is cancelled: SQLAlchemy drops it as it is."""
+        opening: list[Any] = []
+        token = _OPENING.set(opening)
+        try:
+            return super()._create_connection()
+        except BaseException:
+            for connection in opening:
+                self._close_connection(connection, terminate=True)
+            raise
+        finally:
+            _OPENING.reset(token)
 
     def _do_return_conn(self, record: Any) -> None:
         if record.dbapi_connection is None:  # it was invalidated: there is nothing to keep
@@ -72,7 +102,7 @@ def criteria(state: InstanceState[Any]) -> tuple[LoaderCriteriaOption, ...]:
 
 def may_forbid_loading(state: InstanceState[Any]) -> bool:
     """Tell whether the query an object came from had ``raiseload()`` among its options."""
-    loads = (load for option in state.load_options for load in getattr(option, "context", ()))
+    loads = (load for option in state.load_options for load in getattr(option, "context", (option,)))
     return any(value in _RAISE for load in loads for _, value in getattr(load, "strategy", None) or ())
 
 

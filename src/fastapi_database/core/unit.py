@@ -10,6 +10,7 @@ import asyncio
 import enum
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -119,7 +120,7 @@ class Unit(ABC):
     def bind(self, clause: Any) -> Engine:
         """Give the engine for a statement, once this unit may use one. Every statement passes here."""
         self.refuse_if_ended()
-        self._check_context()
+        self.check_context()
         engine = self._engine
         if engine is None:
             engine = self._engine = self._begin(clause)
@@ -185,7 +186,8 @@ class Unit(ABC):
         except BaseException as error:
             # The connection is beyond ROLLBACK (lost, or in the middle of an answer): closing it rolls back too,
             # so there is nothing to tell the client. A cancellation goes on.
-            self.session.invalidate()
+            with suppress(Exception):
+                self.session.invalidate()
             if not isinstance(error, Exception):
                 raise
 
@@ -212,7 +214,8 @@ class Unit(ABC):
     def _claim(self, *, writer: bool) -> Ticket: ...
 
     @abstractmethod
-    def _check_context(self) -> None: ...
+    def check_context(self) -> None:
+        """Refuse to talk to the database where this kind of session can not."""
 
 
 class SyncUnit(Unit):
@@ -226,7 +229,7 @@ class SyncUnit(Unit):
     def _claim(self, *, writer: bool) -> Ticket:
         return self._admission.acquire_blocking(writer=writer, owner=self.owner)
 
-    def _check_context(self) -> None:
+    def check_context(self) -> None:
         if asyncio._get_running_loop() is not None and not self._allow_on_loop():
             raise WrongSession(
                 f"the sync session of {self.owner} was used on the event loop, where it stops every other request. "
@@ -284,7 +287,7 @@ class AsyncUnit(Unit):
             return None
         return None if task is asyncio.current_task() else task
 
-    def _check_context(self) -> None:
+    def check_context(self) -> None:
         current = current_greenlet()
         if current is None:
             raise LoadOutsideSession(
@@ -317,6 +320,16 @@ class UnitSession(Session):
     def get_bind(self, mapper: Any = None, *, clause: Any = None, bind: Any = None, **_: Any) -> Engine | Connection:
         engine = self.unit.bind(clause)
         return engine if bind is None else bind
+
+    def commit(self) -> None:
+        if self.in_transaction():
+            self.unit.check_context()
+        super().commit()
+
+    def rollback(self) -> None:
+        if self.in_transaction():
+            self.unit.check_context()
+        super().rollback()
 
 
 @event.listens_for(UnitSession, "after_transaction_create")

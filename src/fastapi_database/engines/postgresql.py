@@ -14,6 +14,7 @@ from sqlalchemy.engine import URL, Connection, Engine
 
 from fastapi_database.engines.dialect import Dialect, UnitEngines
 from fastapi_database.engines.failures import ABORTED, UNIT
+from fastapi_database.engines.internals import asyncpg_socket
 from fastapi_database.errors import FastAPIDatabaseError, InvalidURL, LoginRefused, TransactionAborted, Unreachable
 
 CONNECT_TIMEOUT = 5
@@ -105,9 +106,8 @@ class PostgreSQL(Dialect):
         if hasattr(driver_connection, "is_closed"):  # asyncpg
             if driver_connection.is_closed():
                 return False
-            # asyncpg has no public way to its socket; seen in 0.30 to 0.32.
-            socket = driver_connection._transport.get_extra_info("socket")
-            return socket is not None and not _readable(socket.fileno())
+            descriptor = asyncpg_socket(driver_connection)
+            return descriptor is not None and not _readable(descriptor)
         if driver_connection.closed:
             return False
         return not _readable(driver_connection.fileno())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -14,6 +13,7 @@ from starlette.requests import HTTPConnection
 from fastapi_database.core.database import CoreDatabase
 from fastapi_database.core.unit import REFUSALS, Kind
 from fastapi_database.errors import BuiltInsideRequest, NotInstalled, OutsideRequest
+from fastapi_database.web import internals
 from fastapi_database.web.health import health_router
 from fastapi_database.web.install import install
 from fastapi_database.web.units import SCOPE_KEY, RequestUnits
@@ -122,27 +122,10 @@ Database.session.gives_session = Kind.SYNC  # type: ignore[attr-defined]
 Database.async_session.gives_session = Kind.ASYNC  # type: ignore[attr-defined]
 
 
-# The functions of FastAPI that call endpoints and dependencies, for applications without `db.install(app)`.
-_REQUEST_FRAMES = {
-    ("fastapi.routing", "run_endpoint_function"),
-    ("fastapi.telemetry._api", "_run_sync_endpoint"),
-    ("fastapi.dependencies.utils", "solve_dependencies"),
-}
-
-
 def _refuse_inside_request() -> None:
-    if REFUSALS.get() is not None or _in_request_frames():
+    if REFUSALS.get() is not None or internals.inside_fastapi_call():
         raise BuiltInsideRequest(
             "a Database was built while a request was being handled: each opens connections of its own, so every "
             "request would open new ones that nobody closes. Build it once, at module level or where the app "
             "is made, and use Depends(db.session) or `db.begin()` in the request"
         )
-
-
-def _in_request_frames() -> bool:
-    frame = inspect.currentframe()
-    while frame is not None:
-        if (frame.f_globals.get("__name__"), frame.f_code.co_name) in _REQUEST_FRAMES:
-            return True
-        frame = frame.f_back
-    return False

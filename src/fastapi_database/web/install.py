@@ -70,7 +70,6 @@ class Installation:
             resources.serving = True
         if app is None or self._checked:
             return
-        self._checked = True
         for inner in internals.mounted_applications(app):
             if not internals.has_started(inner):
                 problems.add_handlers(inner)  # a mounted application answers its own errors
@@ -78,6 +77,7 @@ class Installation:
             check(route)
             if route.streams:  # on our own routers the endpoint brings it along
                 internals.add_last_dependency(route.dependant, end_unit)
+        self._checked = True
 
 
 def _installation(app: FastAPI) -> Installation | None:

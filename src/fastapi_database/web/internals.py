@@ -13,7 +13,13 @@ Seen in FastAPI 0.163.0 to 0.165.0 with Starlette 1.7 to 1.10. Each detail has a
 * ``fastapi.dependencies.utils.get_typed_signature``: an endpoint's parameters with annotations resolved.
 * ``fastapi.dependencies.models.Dependant`` and ``get_dependant``: the tree of dependencies of a route, to which
   one more is added on plain routers whose endpoints stream.
-* ``fastapi.routing.iter_route_contexts``: the routes of an application, those of included routers too.
+* ``fastapi.routing.iter_route_contexts``: the routes of an application, those of included routers too;
+  ``scope["fastapi"]["effective_route_context"]``: the one a request was matched with.
+* ``fastapi.exceptions.EndpointContext``, ``fastapi.utils.is_body_allowed_for_status_code`` and
+  ``fastapi.telemetry._api._operation``: parts of how FastAPI builds a response, so that ours is equal.
+* ``fastapi.routing.run_endpoint_function``, ``fastapi.telemetry._api._run_sync_endpoint`` and
+  ``fastapi.dependencies.utils.solve_dependencies``: the functions below which a request is handled.
+* ``FastAPI.middleware_stack``: None until the application has started.
 """
 
 from __future__ import annotations
@@ -168,6 +174,23 @@ def _has_function_exits(dependant: Dependant) -> bool:
         (child.scope == "function" and is_generator(child.call)) or _has_function_exits(child)
         for child in dependant.dependencies
     )
+
+
+_CALLERS = {
+    ("fastapi.routing", "run_endpoint_function"),
+    ("fastapi.telemetry._api", "_run_sync_endpoint"),
+    ("fastapi.dependencies.utils", "solve_dependencies"),
+}
+
+
+def inside_fastapi_call() -> bool:
+    """Tell whether FastAPI is calling an endpoint or a dependency below this function, in this thread."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        if (frame.f_globals.get("__name__"), frame.f_code.co_name) in _CALLERS:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def is_generator(call: Any) -> bool:

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from starlette._utils import is_async_callable
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -47,8 +46,8 @@ class DatabaseMiddleware:
             await self._app(scope, receive, send)
             return
         if self._installation is not None:  # the first request: a mounted application has no lifespan to do it in
-            installation, self._installation = self._installation, None
-            installation.start()
+            self._installation.start()
+            self._installation = None
         refusals: list[Unavailable] = []
         token = REFUSALS.set(refusals)
         try:
@@ -82,7 +81,7 @@ class _Conversation:
                 if self._unhandled is not None:
                     raise self._unhandled from None
                 return
-            units.fail()
+            units.fail(error)
             if self._started and isinstance(error, Exception):
                 # The traceback is the server's to log: the exception goes on to it.
                 logger.error("%s failed after its answer had begun: %r", units, error)  # noqa: TRY400
@@ -122,7 +121,7 @@ class _Conversation:
             raise self._refusals[0]
 
     async def _answer_instead(self, error: Exception) -> None:
-        self._units.fail()
+        self._units.fail(error)
         handler = internals.exception_handler(self._scope, error)
         if handler is None and problems.covers(error):
             handler = problems.answer  # a mounted application without our handlers
@@ -132,7 +131,7 @@ class _Conversation:
             return
         request = Request(self._scope, self._receive)
         response: Any  # what the application's handler gives: a Response, if it is sane
-        if is_async_callable(handler):
+        if internals.is_coroutine(handler):
             response = await handler(request, error)
         else:
             response = await run_in_threadpool(handler, request, error)

@@ -182,7 +182,7 @@ async def _serve_async(endpoint: Callable[..., Any], values: dict[str, Any], ste
     threads = step.threads
     if threads is not None:  # a `def` dependency used the database: its objects load in a thread
         return await threads.run(step.complete, value, step.sync_units)
-    return value
+    return step.complete(value, ())
 
 
 def end_before_body(endpoint: Callable[..., Any]) -> Callable[..., Any]:

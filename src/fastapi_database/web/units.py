@@ -26,13 +26,18 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 class RequestUnits:
     """Opens the request's units, and finishes them together."""
 
-    __slots__ = ("_scope", "failed", "finished", "units")
+    __slots__ = ("_error", "_scope", "finished", "units")
 
     def __init__(self, scope: MutableMapping[str, Any]) -> None:
         self._scope = scope
         self.units: dict[Resources, Unit] = {}
-        self.failed = False
+        self._error: BaseException | None = None
         self.finished = False
+
+    @property
+    def failed(self) -> bool:
+        """Whether an exception left the endpoint or a dependency."""
+        return self._error is not None
 
     @property
     def pending(self) -> bool:
@@ -105,13 +110,16 @@ class RequestUnits:
         with anyio.CancelScope(shield=True):
             await self.finish(commit=False)
 
-    def fail(self, _error: BaseException | None = None) -> None:
+    def fail(self, error: BaseException) -> None:
         """Note that an exception left the endpoint: whatever its handler answers, nothing is stored."""
-        self.failed = True
+        self._error = error
 
     def commits(self, status: int) -> bool:
         """Decide how the units of this request end when it is answered with ``status``."""
         options = transaction_options(self._scope.get("endpoint"))
+        error = self._error
+        if isinstance(error, Exception) and internals.exception_handler(self._scope, error) is None:
+            return False  # nobody answered it: this is not the error the endpoint meant
         return commits(status=status, failed=self.failed, commit_on=options.commit_on)
 
     def _refuse_late(self) -> None:
