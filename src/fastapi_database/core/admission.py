@@ -96,6 +96,7 @@ class AdmissionQueue:
     def release(self, ticket: Ticket, *, now: float) -> None:
         """Give a place back, or withdraw a claim that still waits. A second call does nothing."""
         if ticket in self.held:
+            self.abandon_upgrade(ticket)
             del self.held[ticket]
             if self._writing is ticket:
                 self._writing = None
@@ -222,8 +223,13 @@ class Admission:
             if self._queue.upgrade(ticket, now=self._clock()):
                 return
             ticket.wake = ready.set
-        if ready.wait(self._timeout):
-            return
+        try:
+            if ready.wait(self._timeout):
+                return
+        except BaseException:
+            with self._lock:
+                self._queue.abandon_upgrade(ticket)
+            raise
         with self._lock:
             if self._queue.abandon_upgrade(ticket):
                 self.timed_out += 1

@@ -254,13 +254,18 @@ class Connections:
 
     def _close_there(self, loop: asyncio.AbstractEventLoop, engine: AsyncEngine, *, asynchronous: bool) -> bool:
         future = asyncio.run_coroutine_threadsafe(greenlet_spawn(_close_idle, engine.sync_engine), loop)
-        if asynchronous:
-            return bool(await_only(asyncio.wrap_future(future)))
         try:
+            if asynchronous:
+                return bool(await_only(asyncio.wait_for(asyncio.wrap_future(future), _CLOSE_TIMEOUT)))
             return bool(future.result(timeout=_CLOSE_TIMEOUT))
-        except (TimeoutError, CancelledError):  # its loop is busy or about to end
+        except (TimeoutError, CancelledError):  # the other loop is busy, or about to end
             future.cancel()
             return False
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            return False  # the other loop ended and cancelled its work, not ours
 
     def _checker(self, dialect: Any) -> Callable[[Any, Any, object], None]:
         def check(dbapi_connection: Any, record: Any, _proxy: object) -> None:

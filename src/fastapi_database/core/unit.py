@@ -21,6 +21,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.sql.expression import FunctionElement, SelectBase, TextClause
 
 from fastapi_database.core.admission import Admission, Ticket
 from fastapi_database.core.connections import Connections
@@ -358,7 +359,7 @@ def _may_write(clause: Any) -> bool:
     """Tell whether a first statement may write; a flush has no clause."""
     if clause is None:
         return True
-    if getattr(clause, "is_text", False):
-        words = str(clause).split(None, 1)
+    if isinstance(clause, TextClause):
+        words = clause.text.split(None, 1)
         return not words or words[0].upper() not in {"SELECT", "PRAGMA", "EXPLAIN", "VALUES"}
-    return not getattr(clause, "is_select", False)
+    return not isinstance(clause, SelectBase | FunctionElement)

@@ -113,12 +113,13 @@ class PostgreSQL(Dialect):
         return not _readable(driver_connection.fileno())
 
     def address(self) -> tuple[str, int] | str | None:
-        host = self.url.host or self.url.query.get("host") or "localhost"
-        first = host if isinstance(host, str) else host[0]
-        if first.startswith("/"):
-            return f"{first}/.s.PGSQL.{self.url.port or 5432}"
-        name, _, port = first.rpartition(":") if ":" in first and not self.url.host else (first, "", "")
-        return name or first, int(port or self.url.port or 5432)
+        host = _first(self.url.host or self.url.query.get("host")) or "localhost"
+        port = _first(str(self.url.port or "") or self.url.query.get("port")) or "5432"
+        if host.startswith("/"):
+            return f"{host}/.s.PGSQL.{port}"
+        if host.count(":") == 1:  # SQLAlchemy's form for several hosts: host=name:port
+            host, _, port = host.partition(":")
+        return host, int(port)
 
     def connect_error(self, error: Exception) -> FastAPIDatabaseError:
         state = getattr(error, "sqlstate", None)
@@ -133,9 +134,14 @@ class PostgreSQL(Dialect):
         if type(error).__name__ in _WRONG_PARAMETERS:
             return InvalidURL(f"{where} has a parameter that the driver does not take: {text}")
         if isinstance(error, TimeoutError):
-            return Unreachable(f"{where} did not answer within {CONNECT_TIMEOUT} s")
+            return Unreachable(f"{where} did not answer in time (connect_timeout)")
         first = text.splitlines()[0] if text else type(error).__name__
         return Unreachable(f"{where} can not be reached: {first}. Is the server running, and are host and port right?")
+
+
+def _first(several: str | tuple[str, ...] | None) -> str:
+    one = several[0] if isinstance(several, tuple) and several else several
+    return one.split(",")[0] if isinstance(one, str) else ""
 
 
 def _missing(module: str) -> bool:

@@ -32,9 +32,18 @@ def _hide(context: ExceptionContext) -> None:
     error = context.original_exception
     for cause in _chain(error):
         _clean(cause, values)
+    if wrapped is not None and not isinstance(wrapped, sa.DBAPIError):
+        _hide_refused_value(error)
     if isinstance(wrapped, sa.StatementError):
         kind = type(error)
         wrapped.args = (f"({kind.__module__}.{kind.__name__}) {error.args[0] if error.args else ''}",)
+
+
+def _hide_refused_value(error: BaseException | None) -> None:
+    """Take out the messages of a type that refused a value: they quote it, and it is no parameter yet."""
+    while error is not None and not isinstance(error, sa.SQLAlchemyError):
+        error.args = (f"a value was refused: {HIDDEN}",)
+        error = error.__cause__
 
 
 def _chain(error: BaseException | None) -> Iterator[Any]:

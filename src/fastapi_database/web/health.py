@@ -10,10 +10,10 @@ from fastapi import APIRouter, Response
 from fastapi_database.core.resources import Resources
 from fastapi_database.errors import FastAPIDatabaseError
 
-ANSWERED_WITHIN = 0.5
+ANSWERED_WITHIN = 0.2
 """Seconds an answer of the database counts as proof that it can be reached. Short, because a probe costs little."""
 
-PROBE_TIMEOUT = 0.4
+PROBE_TIMEOUT = 0.7
 """Seconds a probe may take. Together with the above below the second in which ``/ready`` must have turned."""
 
 
