@@ -79,6 +79,7 @@ class Threads:
         self._waiting: deque[_Call] = deque()
         self._idle: list[_Inbox] = []
         self._busy = 0
+        self._generation = 0
         self._looked = (0.0, 0.0)
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -102,8 +103,9 @@ class Threads:
         return await finish_despite_cancellation(future)
 
     def close(self) -> None:
-        """Let idle threads end; a later use starts new ones."""
+        """Let threads end, busy ones when they are through; a later use starts new ones."""
         with self._lock:
+            self._generation += 1
             idle, self._idle = self._idle, []
         for inbox in idle:
             inbox.put(None)
@@ -115,21 +117,26 @@ class Threads:
             return
         inbox: _Inbox = SimpleQueue()
         inbox.put(call)
-        threading.Thread(target=self._work, args=(inbox,), name="fastapi-database", daemon=True).start()
+        threading.Thread(
+            target=self._work, args=(inbox, self._generation), name="fastapi-database", daemon=True
+        ).start()
 
-    def _work(self, inbox: _Inbox) -> None:
+    def _work(self, inbox: _Inbox, generation: int) -> None:
         while (call := inbox.get()) is not None:
             following: _Call | None = call
             while following is not None:
                 following.run()
-                following = self._next(inbox)
+                following = self._next(inbox, generation)
 
-    def _next(self, inbox: _Inbox) -> _Call | None:
+    def _next(self, inbox: _Inbox, generation: int) -> _Call | None:
         with self._lock:
             if self._waiting and self._busy <= self._limit:
                 return self._waiting.popleft()
             self._busy -= 1
-            self._idle.append(inbox)
+            if generation == self._generation:
+                self._idle.append(inbox)
+            else:
+                inbox.put(None)  # closed meanwhile
             return None
 
     def _look(self, call: _Call) -> None:
