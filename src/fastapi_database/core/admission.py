@@ -13,9 +13,23 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 
-from fastapi_database.errors import QueueFull, QueueTimeout
+from fastapi_database.errors import QueueFull, QueueTimeout, Unavailable
+
+REFUSALS: ContextVar[list[Unavailable] | None] = ContextVar("fastapi_database_refusals", default=None)
+"""In the context of a request: the places and connections it was refused. None elsewhere.
+
+Code that swallows a refusal (an auth dependency with a wide ``except``) must not turn it into an answer of its own.
+"""
+
+
+def refused(error: Unavailable) -> None:
+    """Note in the context of a request, if this is one, that the database was not to be had."""
+    refusals = REFUSALS.get()
+    if refusals is not None:
+        refusals.append(error)
 
 
 def _nobody() -> None:

@@ -23,6 +23,7 @@ from sqlalchemy.engine import URL, Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from fastapi_database.config import ENGINE_OPTIONS, Settings, refuse_unknown_dialect_options
+from fastapi_database.core.admission import refused
 from fastapi_database.core.internals import (
     AsyncClosablePool,
     ClosablePool,
@@ -34,7 +35,7 @@ from fastapi_database.core.internals import (
 from fastapi_database.engines import Dialect, UnitEngines
 from fastapi_database.engines.failures import watch_failures
 from fastapi_database.engines.values import hide_values
-from fastapi_database.errors import DriverNotInstalled, FastAPIDatabaseError, QueueTimeout
+from fastapi_database.errors import DriverNotInstalled, FastAPIDatabaseError, QueueTimeout, Unavailable
 
 PING_AFTER = 30.0
 """Seconds a connection may have been idle before it is pinged on checkout. Below that a look at its
@@ -215,7 +216,10 @@ class Connections:
             raise
         except Exception as error:  # noqa: BLE001 - drivers raise anything: OSError, their own, TimeoutError
             # `from None`: the original could carry the connection string; the message has what is needed.
-            raise self.dialect.connect_error(error) from None
+            unreachable = self.dialect.connect_error(error)
+            if isinstance(unreachable, Unavailable):
+                refused(unreachable)
+            raise unreachable from None
         opened(connection)
         self.last_answer = time.monotonic()
         return connection

@@ -9,8 +9,7 @@ Seen in SQLAlchemy 2.0.50 to 2.0.58 and 2.1.0 to 2.1.9. Each detail has a test i
   close one, to check it out and invalidate it, opens one when the pool has none.
 * ``__sqlalchemy_greenlet_provider__``: marks the greenlets in which ``await_only`` works.
 * ``Session.dispatch.do_orm_execute``: whether somebody listens to statements.
-* ``InstanceState.load_options``, and of each ``Load`` its ``context`` with the ``strategy`` of an attribute: the loader
-  options of the query an object came from.
+* ``InstanceState.load_options`` and ``.callables``: the loader options of the query an object came from.
 * ``_sqla_logger_namespace``: the name under which a pool logs.
 * ``sqlalchemy.util.get_cls_kwargs``: the options a dialect takes, as ``create_engine`` finds them.
 * ``sqlalchemy.util.await_only`` and ``greenlet_spawn``: the bridge between the two worlds; widely used.
@@ -100,10 +99,6 @@ def criteria(state: InstanceState[Any]) -> tuple[LoaderCriteriaOption, ...]:
     return tuple(option for option in state.load_options if isinstance(option, LoaderCriteriaOption))
 
 
-def may_forbid_loading(state: InstanceState[Any]) -> bool:
-    """Tell whether the query an object came from had ``raiseload()`` among its options."""
-    loads = (load for option in state.load_options for load in getattr(option, "context", (option,)))
-    return any(value in _RAISE for load in loads for _, value in getattr(load, "strategy", None) or ())
-
-
-_RAISE = {"raise", "raise_on_sql"}
+def has_own_loader(state: InstanceState[Any], key: str) -> bool:
+    """Tell whether the query an object came from said how this attribute loads: ``raiseload()``, ``lazyload()``."""
+    return key in state.callables

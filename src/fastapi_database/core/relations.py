@@ -12,7 +12,7 @@ from sqlalchemy import inspect, select, tuple_
 from sqlalchemy.orm import InstanceState, Mapper, RelationshipProperty, Session, aliased, selectinload
 from sqlalchemy.orm.attributes import set_committed_value
 
-from fastapi_database.core.internals import criteria, has_statement_hooks, may_forbid_loading
+from fastapi_database.core.internals import criteria, has_own_loader, has_statement_hooks
 
 CHUNK = 5000
 """Keys per statement: below SQLite's 32,766 and PostgreSQL's 32,767 parameters, for composite keys too."""
@@ -80,10 +80,10 @@ def _load(relation: RelationshipProperty[Any], objects: Sequence[Any]) -> None:
     for one in {id(one): one for one in objects}.values():
         state: InstanceState[Any] = inspect(one)
         if relation.key in state.unloaded and state.persistent and state.session is not None:
-            key = state.session, criteria(state), may_forbid_loading(state)
+            key = state.session, criteria(state), has_own_loader(state, relation.key)
             by_session.setdefault(key, []).append(one)
-    for (session, options, forbidden), parents in by_session.items():
-        if len(parents) == 1 or forbidden or options or has_statement_hooks(session):
+    for (session, options, own_loader), parents in by_session.items():
+        if len(parents) == 1 or own_loader or options or has_statement_hooks(session):
             # SQLAlchemy's own lazy load: it may need no statement, and it raises where loading is forbidden.
             getattr(parents[0], relation.key)
             if len(parents) > 1:

@@ -18,11 +18,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import anyio
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 NARROW = 2
@@ -82,16 +81,16 @@ class Threads:
         self._generation = 0
         self._looked = (0.0, 0.0)
 
-    async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def run(self, function: Callable[..., T], /, *args: Any, on_cancel: Callable[[], None] | None = None) -> T:
         """Run a function in a thread, with the caller's context variables, and wait until it is through.
 
         A cancellation, native or of an AnyIO scope, is delivered after the function has returned: a session must
-        never be closed by one thread while another one still works on it.
+        never be closed by one thread while another one still works on it. ``on_cancel`` is called when it comes.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         context = contextvars.copy_context()
-        call = _Call(functools.partial(context.run, function, *args, **kwargs), loop, future)
+        call = _Call(functools.partial(context.run, function, *args), loop, future)
         with self._lock:
             waits = self._busy >= self._limit
             if waits:
@@ -100,7 +99,7 @@ class Threads:
                 self._start(call)
         if waits:
             loop.call_later(LOOK, self._look, call)
-        return await finish_despite_cancellation(future)
+        return await finish_despite_cancellation(future, on_cancel=on_cancel)
 
     def close(self) -> None:
         """Let threads end, busy ones when they are through; a later use starts new ones."""
@@ -168,13 +167,15 @@ def _waited(call: _Call) -> float:
     return time.monotonic() - call.since
 
 
-async def finish_despite_cancellation(future: asyncio.Future[T]) -> T:
+async def finish_despite_cancellation(future: asyncio.Future[T], *, on_cancel: Callable[[], None] | None = None) -> T:
     """Wait for a future to be done; then deliver a cancellation that came meanwhile."""
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
         if future.cancelled():
             raise
+        if on_cancel is not None:
+            on_cancel()
         with anyio.CancelScope(shield=True):
             while not future.done():
                 with suppress(asyncio.CancelledError):

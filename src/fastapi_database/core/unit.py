@@ -11,7 +11,6 @@ import enum
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +22,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.sql.expression import FunctionElement, SelectBase, TextClause
 
-from fastapi_database.core.admission import Admission, Ticket
+from fastapi_database.core.admission import REFUSALS, Admission, Ticket, refused
 from fastapi_database.core.connections import Connections
 from fastapi_database.core.internals import await_only, current_greenlet, greenlet_spawn
+from fastapi_database.core.threads import finish_despite_cancellation
 from fastapi_database.errors import (
     ConcurrentUse,
     FastAPIDatabaseError,
@@ -36,13 +36,6 @@ from fastapi_database.errors import (
 )
 
 _STOP_TIMEOUT = 1.0  # seconds a cancelled statement gets to let go of its connection, which then is closed
-
-
-REFUSALS: ContextVar[list[Unavailable] | None] = ContextVar("fastapi_database_refusals", default=None)
-"""In the context of a request: the places it was refused. None elsewhere.
-
-Code that swallows a refusal (an auth dependency with a wide ``except``) must not turn it into an answer of its own.
-"""
 
 
 def commits(*, status: int, failed: bool, commit_on: Collection[int] = ()) -> bool:
@@ -105,6 +98,9 @@ class Unit(ABC):
         self._counters = counters
         self._ticket = ticket
         self._engine: Engine | None = None
+        self._connected = True
+        """False from the moment a connection is asked for until it has begun a transaction."""
+        self._cancelled = False
         self._allow_on_loop = allow_on_loop
         self.session = UnitSession(self, session_options)
 
@@ -125,6 +121,7 @@ class Unit(ABC):
         engine = self._engine
         if engine is None:
             engine = self._engine = self._begin(clause)
+            self._connected = False
         return engine
 
     def refuse_if_ended(self) -> None:
@@ -144,11 +141,13 @@ class Unit(ABC):
         """
         if self.ended:
             return
+        self._note_swallowed_refusal()
         try:
-            if commit and self.fatal is None:
+            if commit and self.fatal is None and not self._cancelled:
                 if self.needs_io:
                     self.session.commit()
             else:
+                self.ended = True  # a thread whose request was cancelled may still be at work: its next statement fails
                 self._roll_back()
         except BaseException:
             self._roll_back()
@@ -157,6 +156,14 @@ class Unit(ABC):
             self.end()
         if commit and self.fatal is not None:
             raise self.fatal
+
+    def cancel(self) -> None:
+        """Note that nobody waits for the answer any more: what has not been committed yet is rolled back."""
+        self._cancelled = True
+
+    def connected(self) -> None:
+        """Note that the connection that was asked for has begun its transaction."""
+        self._connected = True
 
     def end(self) -> None:
         """Refuse all further work and give the place back. Talks to nothing."""
@@ -181,6 +188,11 @@ class Unit(ABC):
         """Count a ROLLBACK."""
         self._counters.rollbacks += 1
 
+    def _note_swallowed_refusal(self) -> None:
+        refusals = REFUSALS.get()
+        if not self._connected and refusals and self.fatal is None:
+            self.fatal = refusals[-1]
+
     def _roll_back(self) -> None:
         try:
             self.session.rollback()
@@ -195,17 +207,15 @@ class Unit(ABC):
     def _begin(self, clause: Any) -> Engine:
         writes = self.intent is Intent.WRITE or _may_write(clause)
         engines = self._connections.unit_engines(self._base_engine())
-        if self._ticket is None:
-            try:
+        try:
+            if self._ticket is None:
                 self._ticket = self._claim(writer=writes)
-            except Unavailable as error:
-                self.fatal = error
-                refusals = REFUSALS.get()
-                if refusals is not None:
-                    refusals.append(error)
-                raise
-        elif writes and not self._ticket.writer:
-            self._admission.upgrade_blocking(self._ticket)
+            elif writes and not self._ticket.writer:
+                self._admission.upgrade_blocking(self._ticket)
+        except Unavailable as error:
+            self.fatal = error
+            refused(error)
+            raise
         return engines.write if writes else engines.read
 
     @abstractmethod
@@ -271,8 +281,12 @@ class AsyncUnit(Unit):
             self.end()  # never used
             return
         with anyio.CancelScope(shield=True):
-            await self._stop_the_other()
-            await greenlet_spawn(self.finish, commit=commit)
+            try:
+                await self._stop_the_other()
+                await greenlet_spawn(self.finish, commit=commit)
+            except asyncio.CancelledError:
+                await finish_despite_cancellation(asyncio.ensure_future(greenlet_spawn(self.finish, commit=False)))
+                raise
 
     async def _stop_the_other(self) -> None:
         """Cancel a statement that another task still runs: nobody is left to hear its answer."""
@@ -337,6 +351,11 @@ class UnitSession(Session):
 def _refuse_after_the_end(session: UnitSession, transaction: SessionTransaction) -> None:
     if session.unit.ended and transaction.parent is None:
         session.unit.refuse_if_ended()
+
+
+@event.listens_for(UnitSession, "after_begin")
+def _note_the_begin(session: UnitSession, _transaction: SessionTransaction, _connection: Connection) -> None:
+    session.unit.connected()
 
 
 @event.listens_for(UnitSession, "after_transaction_end")

@@ -48,7 +48,14 @@ _CONNECTION = {"user", "password", "host", "port", "database", "passfile", "targ
 _LIBPQ_ONLY = re.compile(
     r"channel_binding|fallback_application_name|gss.*|keepalives.*|load_balance_hosts|tcp_user_timeout"
 )
-_WRONG_PARAMETERS = {"ProgrammingError", "ValueError", "TypeError", "ClientConfigurationError"}
+_WRONG_PARAMETERS = {
+    "InternalClientError",
+    "InterfaceError",
+    "ProgrammingError",
+    "ValueError",
+    "TypeError",
+    "ClientConfigurationError",
+}
 _AUTHENTICATION = {"28000", "28P01", "3D000"}
 
 
@@ -131,7 +138,7 @@ class PostgreSQL(Dialect):
             reason = next((line for line in text.splitlines() if "FATAL" in line or "password" in line), text)
             reason = reason.rpartition("FATAL:")[2] or reason
             return LoginRefused(f"{where} refused the login: {reason.strip()}. Check user, password and database name")
-        if type(error).__name__ in _WRONG_PARAMETERS:
+        if type(error).__name__ in _WRONG_PARAMETERS or re.search(r"invalid sslmode|sslmode.* must be", text):
             return InvalidURL(f"{where} has a parameter that the driver does not take: {text}")
         if isinstance(error, TimeoutError):
             return Unreachable(f"{where} did not answer in time (connect_timeout)")

@@ -6,6 +6,8 @@ values in their own messages; those are taken out here, in the error and in ever
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,6 +19,7 @@ HIDDEN = "[hidden]"
 
 _SHORT = 3  # a text of three letters or fewer is no secret, and is part of every message
 _QUOTING_CLASSES = {"22", "23"}  # SQLSTATE classes whose messages quote the row: data exceptions, constraint violations
+_PLAIN = re.compile(r"[\"'\\\s]")
 _PRINTED = ("detail", "hint", "where", "query", "internal_query")  # asyncpg prints the first two with the message
 _NAMES = ("constraint_name", "table_name", "column_name")
 
@@ -93,5 +96,7 @@ def _texts(parameters: object) -> list[str]:
         elif isinstance(value, bytes):
             found |= {repr(value)[2:-1], value.decode(errors="replace")}
         elif value is not None and not isinstance(value, bool):
-            found.add(str(value))
+            text = str(value)
+            # As it is, as Python shows it, as JSON and as SQL quote it; and the part before anything they would quote.
+            found |= {text, repr(text)[1:-1], json.dumps(text)[1:-1], text.replace("'", "''"), _PLAIN.split(text)[0]}
     return sorted((text for text in found if len(text) > _SHORT), key=len, reverse=True)

@@ -10,8 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 from starlette.requests import HTTPConnection
 
+from fastapi_database.core.admission import REFUSALS
 from fastapi_database.core.database import CoreDatabase
-from fastapi_database.core.unit import REFUSALS, Kind
+from fastapi_database.core.unit import Kind
 from fastapi_database.errors import BuiltInsideRequest, NotInstalled, OutsideRequest
 from fastapi_database.web import internals
 from fastapi_database.web.health import health_router

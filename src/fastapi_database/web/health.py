@@ -8,7 +8,6 @@ import time
 from fastapi import APIRouter, Response
 
 from fastapi_database.core.resources import Resources
-from fastapi_database.errors import FastAPIDatabaseError
 
 ANSWERED_WITHIN = 0.2
 """Seconds an answer of the database counts as proof that it can be reached. Short, because a probe costs little."""
@@ -64,7 +63,7 @@ class Probe:
         try:
             async with asyncio.timeout(PROBE_TIMEOUT):
                 self._result = await self._question()
-        except (TimeoutError, OSError, FastAPIDatabaseError):
+        except Exception:  # noqa: BLE001 - whatever it is, the database did not answer
             self._result = False
         self._asked = time.monotonic()
         return self._result

@@ -44,13 +44,15 @@ def install(resources: Resources, app: FastAPI) -> None:
     @asynccontextmanager
     async def lifespan(app: Any) -> AsyncGenerator[Any]:
         installation.start()
-        async with original(app) as state:
-            resources.serving = True
-            try:
-                yield state
-            finally:
-                resources.serving = False
-                await resources.pause()
+        try:
+            async with original(app) as state:
+                resources.serving = True
+                try:
+                    yield state
+                finally:
+                    resources.serving = False
+        finally:
+            await resources.pause()
 
     app.router.lifespan_context = lifespan
 
@@ -63,11 +65,14 @@ class Installation:
         self.databases: set[Resources] = set()
         self._checked = False
 
+    def serve(self) -> None:
+        """Note that requests are being answered: from now on a sync session on the event loop is refused."""
+        for resources in self.databases:
+            resources.serving = True
+
     def start(self) -> None:
         """Look at every route once all are there: at the start of the lifespan, or at the first request without one."""
         app = self._app()
-        for resources in self.databases:
-            resources.serving = True
         if app is None or self._checked:
             return
         for inner in internals.mounted_applications(app):

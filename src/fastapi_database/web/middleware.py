@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fastapi_database.core.unit import REFUSALS
+from fastapi_database.core.admission import REFUSALS
 from fastapi_database.errors import Unavailable
 from fastapi_database.web import internals, problems
 from fastapi_database.web.units import SCOPE_KEY, RequestUnits
@@ -33,6 +33,9 @@ class Startable(Protocol):
     def start(self) -> None:
         """Prepare for the first request; a second call does nothing."""
 
+    def serve(self) -> None:
+        """Note that requests are being answered."""
+
 
 class DatabaseMiddleware:
     """Owns the units of each request from its first byte to its last."""
@@ -47,6 +50,7 @@ class DatabaseMiddleware:
             return
         if self._installation is not None:  # the first request: a mounted application has no lifespan to do it in
             self._installation.start()
+            self._installation.serve()
             self._installation = None
         refusals: list[Unavailable] = []
         token = REFUSALS.set(refusals)

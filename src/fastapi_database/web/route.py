@@ -149,10 +149,16 @@ class _Step:
                     unit.session.flush()  # so that generated values are there to serialise
             preload(value, self._answer.route.response_model)
         response = self._answer.response(value, self._solved)
-        if self._finishes:
+        # A response with a life of its own (a file, a stream) may fail before it starts: then the middleware decides.
+        if self._finishes and type(response).__call__ is Response.__call__:
             for unit in units:
                 unit.finish(commit=self._commits(response.status_code))
         return response
+
+    def cancel(self) -> None:
+        """Have nothing committed any more: nobody waits for the answer."""
+        for unit in self._open():
+            unit.cancel()
 
     @property
     def _finishes(self) -> bool:
@@ -170,7 +176,7 @@ async def _serve_sync(endpoint: Callable[..., Any], values: dict[str, Any], step
     threads = step.threads
     if threads is None:
         return await run_in_threadpool(step.call, endpoint, values)
-    return await threads.run(step.call, endpoint, values)
+    return await threads.run(step.call, endpoint, values, on_cancel=step.cancel)
 
 
 async def _serve_async(endpoint: Callable[..., Any], values: dict[str, Any], step: _Step) -> Any:
@@ -181,7 +187,7 @@ async def _serve_async(endpoint: Callable[..., Any], values: dict[str, Any], ste
             return await async_units[0].async_session.run_sync(lambda _: step.complete(value, async_units))
     threads = step.threads
     if threads is not None:  # a `def` dependency used the database: its objects load in a thread
-        return await threads.run(step.complete, value, step.sync_units)
+        return await threads.run(step.complete, value, step.sync_units, on_cancel=step.cancel)
     return step.complete(value, ())
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import MutableMapping
 from typing import Any
 
 import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
@@ -57,7 +59,11 @@ class RequestUnits:
             self._refuse_late()
             writer = intent is Intent.WRITE
             ticket = await resources.admission.acquire_async(writer=writer, owner=self)
-            unit = resources.sync_unit(owner=self, intent=intent, ticket=ticket)
+            try:
+                unit = resources.sync_unit(owner=self, intent=intent, ticket=ticket)
+            except BaseException:
+                resources.admission.release(ticket)
+                raise
             self._add(resources, unit)
         if not isinstance(unit, SyncUnit):
             raise self._mixed()
@@ -77,6 +83,8 @@ class RequestUnits:
     async def finish(self, *, commit: bool) -> None:
         """Finish every unit, in the order they were opened. The first failure rolls back the rest and is raised."""
         self.finished = True
+        if commit:
+            await checkpoint_if_cancelled()  # a deadline that has passed must not end in a commit
         durable: list[str] = []
         failure: BaseException | None = None
         if commit and len(self.units) > 1:
@@ -87,7 +95,8 @@ class RequestUnits:
             except BaseException as error:  # noqa: BLE001 - raised below, after the others were rolled back
                 failure = failure or error
             else:
-                durable.append(resources.dialect.describe())
+                if commit and failure is None:
+                    durable.append(resources.dialect.describe())
         if failure is not None:
             if commit and durable:
                 logger.error("%s failed, but is stored in %s", self, ", ".join(durable))
@@ -150,6 +159,6 @@ async def _finish(resources: Resources, unit: Unit, *, commit: bool) -> None:
     if isinstance(unit, AsyncUnit):
         await unit.afinish(commit=commit)
     elif unit.needs_io or unit.fatal is not None:
-        await resources.threads.run(unit.finish, commit=commit)
+        await resources.threads.run(functools.partial(unit.finish, commit=commit), on_cancel=unit.cancel)
     else:
         unit.end()
