@@ -1,0 +1,90 @@
+"""The benchmark's command line: measure, write the tables, draw the chart."""
+
+import argparse
+import asyncio
+import time
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from bench.database import DATABASES
+from bench.load import Shape
+from bench.measure import Plan, measure
+from bench.report import write_tables
+from bench.results import Results
+from bench.subjects import ENDPOINTS, PEERS
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+PARTIAL = RESULTS / "partial.tmp"  # quick and filtered runs never overwrite the published numbers
+CHART = HERE.parent / "docs" / "assets" / "throughput.svg"
+CLIENTS = (1, 8, 64, 128, 256)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command that the arguments name."""
+    options = _parser().parse_args(arguments)
+    match options.command:
+        case "chart":
+            _draw(PARTIAL if options.partial else RESULTS)
+        case "micro":
+            from bench.micro import main as micro
+
+            micro(RESULTS / "MICRO.md")
+        case _:
+            _run(options)
+
+
+def _run(options: argparse.Namespace) -> None:
+    if find_spec("matplotlib") is None:  # say so before the quarter of an hour, not after it
+        raise SystemExit("The chart needs matplotlib: use `make bench`, or install the dependency group `bench`.")
+    started = time.monotonic()
+    plan = Plan(
+        peers=tuple(peer for peer in PEERS if not options.only or peer.name in options.only),
+        databases=tuple(name for name in DATABASES if not options.database or name in options.database),
+        endpoints=tuple(one for one in ENDPOINTS if not options.endpoint or one.name in options.endpoint),
+        clients=tuple(options.clients or ((8, 128) if options.quick else CLIENTS)),
+        repetitions=options.repetitions or (1 if options.quick else 3),
+        shape=Shape(ramp=options.ramp, warmup=0.1, window=options.seconds, timeout=options.timeout),
+    )
+    narrowed = options.quick or options.only or options.database or options.endpoint or options.clients
+    directory = PARTIAL if narrowed else RESULTS
+    results = asyncio.run(measure(plan))
+    results.save(directory / "results.json")
+    write_tables(results, directory / "RESULTS.md")
+    print(f"\nTables: {_shown(directory / 'RESULTS.md')}")
+    _draw(directory)
+    print(f"{(time.monotonic() - started) / 60:.1f} minutes")
+
+
+def _draw(directory: Path) -> None:
+    from bench.chart import draw
+
+    target = CHART if directory == RESULTS else directory / CHART.name
+    if draw(Results.load(directory / "results.json"), target):
+        print(f"Chart:  {_shown(target)}")
+
+
+def _shown(path: Path) -> Path:
+    return path.relative_to(HERE.parent)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    add = parser.add_argument
+    add("command", nargs="?", choices=("run", "chart", "micro"), default="run")
+    add("--quick", action="store_true", help="8 and 128 clients, one window each: some 3 minutes")
+    add("--only", nargs="+", choices=[peer.name for peer in PEERS], help="these peers")
+    add("--database", nargs="+", choices=list(DATABASES))
+    add("--endpoint", nargs="+", choices=[endpoint.name for endpoint in ENDPOINTS])
+    add("--clients", nargs="+", type=int, help=f"default {CLIENTS}")
+    add("--seconds", type=float, default=1.0, help="length of a window (default %(default)s)")
+    add("--repetitions", type=int, help="windows per cell and peer (default 3)")
+    add("--ramp", type=float, default=0.3, help="seconds in which clients arrive (default %(default)s)")
+    add("--timeout", type=float, default=35.0, help="seconds for one request (default %(default)s)")
+    add("--partial", action="store_true", help="chart: of the last quick or filtered run")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""One application per file: the same three endpoints, each over another way to get a session."""

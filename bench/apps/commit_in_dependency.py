@@ -1,0 +1,51 @@
+"""The other copied pattern: the dependency commits after `yield` or rolls back; default pool (5 + 10)."""
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated
+
+from fastapi import Depends, FastAPI, HTTPException
+from sqlalchemy import create_engine, select
+from sqlalchemy.orm import Session, sessionmaker
+
+from bench.apps.model import LISTED, User, UserIn, UserOut, sync_url
+
+engine = create_engine(sync_url())
+SessionLocal = sessionmaker(bind=engine)
+app = FastAPI()
+
+
+def get_db() -> Iterator[Session]:
+    """Commit when the endpoint is done: on FastAPI >= 0.118 that is after the client has its answer."""
+    db = SessionLocal()
+    try:
+        yield db
+        db.commit()
+    except Exception:
+        db.rollback()
+        raise
+    finally:
+        db.close()
+
+
+SessionDep = Annotated[Session, Depends(get_db)]
+
+
+@app.get("/users", response_model=list[UserOut])
+def list_users(db: SessionDep) -> Sequence[User]:
+    return db.scalars(select(User).order_by(User.id).limit(LISTED)).all()
+
+
+@app.get("/users/{user_id}", response_model=UserOut)
+def get_user(user_id: int, db: SessionDep) -> User:
+    user = db.get(User, user_id)
+    if user is None:
+        raise HTTPException(404, "User not found")
+    return user
+
+
+@app.post("/users", status_code=201, response_model=UserOut)
+def create_user(user: UserIn, db: SessionDep) -> User:
+    row = User(name=user.name, email=user.email)
+    db.add(row)
+    db.flush()
+    return row

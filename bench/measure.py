@@ -1,0 +1,104 @@
+"""One run: every peer in every cell, side by side, so that what disturbs the machine disturbs all of them.
+
+A cell is a database, an endpoint and a number of clients. Within a cell the peers take turns, one window each,
+as often as there are repetitions; the cell shows the median of a peer's windows and the sum of its errors.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from itertools import product
+
+from bench.answers import check_same_answers
+from bench.database import DATABASES, Databases
+from bench.load import Load, Shape
+from bench.results import Cell, Results, Window, circumstances
+from bench.server import Server
+from bench.subjects import LABELS, Endpoint, Peer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to measure."""
+
+    peers: tuple[Peer, ...]
+    databases: tuple[str, ...]
+    endpoints: tuple[Endpoint, ...]
+    clients: tuple[int, ...]
+    repetitions: int
+    shape: Shape
+
+    def title(self, number: int, kind: str, endpoint: Endpoint, clients: int) -> str:
+        """Return the headline of a cell in the progress output."""
+        total = len(self.databases) * len(self.endpoints) * len(self.clients)
+        return f"[{number}/{total}] {kind}, {endpoint.title}, clients: {clients}"
+
+    def method(self) -> dict[str, object]:
+        """Return what results.json says about the method."""
+        load = "closed loop of keep-alive clients in another process"
+        return {"load": load, "windows per cell and peer": self.repetitions} | asdict(self.shape)
+
+
+async def measure(plan: Plan) -> Results:
+    """Run the plan and print each cell as it is done."""
+    cells: list[Cell] = []
+    facts: dict[str, object] = {}
+    for kind in plan.databases:
+        print(f"\n{kind}: starting the database and {len(plan.peers)} servers", flush=True)
+        with DATABASES[kind]() as databases:
+            async with _servers(plan, databases) as servers:
+                check_same_answers(servers)
+                print("all peers answer the same bytes", flush=True)
+                for endpoint, clients in product(plan.endpoints, plan.clients):
+                    number = len(cells) // len(plan.peers) + 1
+                    print(f"\n{plan.title(number, kind, endpoint, clients)}", flush=True)
+                    windows = await _take_turns(plan, databases, servers, endpoint, clients)
+                    cells += [_shown(_cell(kind, endpoint, clients, peer, windows[peer])) for peer in plan.peers]
+            facts[kind] = databases.facts()
+    surroundings = circumstances() | {"databases": facts, "method": plan.method()}
+    return Results(circumstances=surroundings, cells=cells)
+
+
+@asynccontextmanager
+async def _servers(plan: Plan, databases: Databases) -> AsyncIterator[list[Server]]:
+    servers: list[Server] = []
+    try:
+        for peer in plan.peers:
+            servers.append(Server(peer, databases.prepare(peer)))
+            await servers[-1].start()
+        yield servers
+    finally:
+        for server in servers:
+            await server.stop()
+
+
+async def _take_turns(
+    plan: Plan, databases: Databases, servers: list[Server], endpoint: Endpoint, clients: int
+) -> dict[Peer, list[Window]]:
+    windows: dict[Peer, list[Window]] = {server.peer: [] for server in servers}
+    for repetition in range(plan.repetitions):
+        stalled: list[Server] = []
+        first = repetition % len(servers)
+        for server in servers[first:] + servers[:first]:
+            databases.reset(server.peer)
+            load = Load(server.port, endpoint.stream(), clients, plan.shape)
+            tally = await load.run(server.cpu_seconds)
+            windows[server.peer].append(Window.of(tally, server.resident_megabytes()))
+            if tally.unanswered:
+                stalled.append(server)
+        await asyncio.gather(*(server.replace() for server in stalled))
+    return windows
+
+
+def _cell(kind: str, endpoint: Endpoint, clients: int, peer: Peer, windows: list[Window]) -> Cell:
+    return Cell.of(database=kind, endpoint=endpoint.name, clients=clients, peer=peer.name, windows=windows)
+
+
+def _shown(cell: Cell) -> Cell:
+    p99 = "-" if cell.p99_ms is None else f"{cell.p99_ms:,.0f} ms"
+    cpu = "-" if cell.cpu_us is None else f"{cell.cpu_us:,.0f} µs"
+    numbers = f"{cell.requests_per_second:>8,.0f} 2xx/s   p99 {p99:>9}   CPU {cpu:>9}"
+    errors = ", ".join(f"{kind}: {count}" for kind, count in cell.errors.items())
+    print(f"    {LABELS[cell.peer]:<27}{numbers}   {errors}".rstrip(), flush=True)
+    return cell

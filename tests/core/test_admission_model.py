@@ -1,0 +1,144 @@
+"""The admission queue against a model of it: every order of claims, withdrawals, releases and upgrades."""
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from fastapi_database.core.admission import AdmissionQueue, Ticket
+from fastapi_database.errors import QueueFull
+
+NUMBER = st.integers(0, 1000)
+
+
+class AdmissionModel(RuleBasedStateMachine):
+    """Holders and waiters as plain lists; who is served next is worked out anew each time."""
+
+    @initialize(places=st.integers(1, 4), max_waiting=st.integers(0, 4), single_writer=st.booleans())
+    def start(self, places: int, max_waiting: int, single_writer: bool) -> None:
+        self.places, self.max_waiting, self.single_writer = places, max_waiting, single_writer
+        self.queue = AdmissionQueue(places=places, max_waiting=max_waiting, single_writer=single_writer)
+        self.now = 0.0
+        self.holders: list[Ticket] = []
+        self.waiters: list[Ticket] = []
+        self.upgrading: list[Ticket] = []
+        self.gone: list[Ticket] = []
+        self.woken: list[Ticket] = []
+        self.expected_woken: list[Ticket] = []
+        self.writes: set[Ticket] = set()
+
+    @rule(writer=st.booleans())
+    def request(self, writer: bool) -> None:
+        self.now += 1
+        writes = writer and self.single_writer
+        ahead = [one for one in self.waiters if (one in self.writes) == writes]
+        free = len(self.holders) < self.places and not ahead
+        if writes:
+            free = free and self.writer() is None and not self.upgrading
+        if not free and len(self.waiters) >= self.max_waiting:
+            with pytest.raises(QueueFull, match=f"{len(self.waiters)} requests wait"):
+                self.queue.request(writer=writer, owner="me", now=self.now)
+            return
+        ticket = self.queue.request(writer=writer, owner="me", now=self.now)
+        ticket.wake = lambda: self.woken.append(ticket)
+        assert (ticket.granted is not None) == free
+        if writes:
+            self.writes.add(ticket)
+        (self.holders if free else self.waiters).append(ticket)
+
+    @precondition(lambda self: self.holders)
+    @rule(number=NUMBER)
+    def release(self, number: int) -> None:
+        ticket = self.holders.pop(number % len(self.holders))
+        if ticket in self.upgrading:
+            self.upgrading.remove(ticket)
+        self.give_back(ticket)
+
+    @precondition(lambda self: self.waiters)
+    @rule(number=NUMBER)
+    def withdraw(self, number: int) -> None:
+        self.give_back(self.waiters.pop(number % len(self.waiters)))
+
+    @precondition(lambda self: self.gone)
+    @rule(number=NUMBER)
+    def release_again(self, number: int) -> None:
+        self.queue.release(self.gone[number % len(self.gone)], now=self.now)
+
+    @precondition(lambda self: self.readers())
+    @rule(number=NUMBER)
+    def upgrade(self, number: int) -> None:
+        self.now += 1
+        ticket = self.readers()[number % len(self.readers())]
+        at_once = not self.single_writer or self.writer() is None
+        assert self.queue.upgrade(ticket, now=self.now) == at_once
+        if not at_once:
+            self.upgrading.append(ticket)
+        elif self.single_writer:
+            self.writes.add(ticket)
+
+    @precondition(lambda self: self.upgrading)
+    @rule(number=NUMBER)
+    def abandon_upgrade(self, number: int) -> None:
+        ticket = self.upgrading.pop(number % len(self.upgrading))
+        assert self.queue.abandon_upgrade(ticket)
+        assert not self.queue.abandon_upgrade(ticket)
+
+    @invariant()
+    def agree(self) -> None:
+        assert list(self.queue.held) == self.holders
+        assert self.queue.waiting == len(self.waiters)
+        assert {one for one in self.holders if one.writer} == self.writes & set(self.holders)
+        assert all(one.granted is not None for one in self.holders)
+        assert all(one.granted is None for one in self.waiters)
+        assert self.woken == self.expected_woken  # each once, in order, and nobody else
+
+    @invariant()
+    def bounds_hold(self) -> None:
+        assert len(self.queue.held) <= self.places
+        assert self.queue.waiting <= self.max_waiting
+        if self.single_writer:
+            assert sum(one.writer for one in self.queue.held) <= 1
+
+    @invariant()
+    def nobody_waits_for_what_is_free(self) -> None:
+        full = len(self.holders) == self.places
+        assert full or all(one in self.writes for one in self.waiters)
+        if self.upgrading or not full:
+            assert self.writer() is not None or not (self.upgrading or self.waiters)
+
+    def writer(self) -> Ticket | None:
+        return next((one for one in self.holders if one in self.writes), None)
+
+    def readers(self) -> list[Ticket]:
+        return [one for one in self.holders if one not in self.writes and one not in self.upgrading]
+
+    def give_back(self, ticket: Ticket) -> None:
+        self.now += 1
+        self.gone.append(ticket)
+        self.queue.release(ticket, now=self.now)
+        if self.upgrading and self.writer() is None:
+            first = self.upgrading.pop(0)
+            self.writes.add(first)
+            self.expected_woken.append(first)
+        while len(self.holders) < self.places:
+            able = [one for one in self.waiters if one not in self.writes or self.writer() is None]
+            if not able:
+                return
+            first = min(able, key=lambda one: one.number)
+            self.waiters.remove(first)
+            self.holders.append(first)
+            self.expected_woken.append(first)
+
+
+TestAdmissionQueue = AdmissionModel.TestCase
+TestAdmissionQueue.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+def test_a_holder_that_leaves_while_it_waits_to_write_leaves_nothing_behind() -> None:
+    queue = AdmissionQueue(places=3, max_waiting=3, single_writer=True)
+    writer = queue.request(writer=True, owner="first", now=0)
+    reader = queue.request(writer=False, owner="second", now=1)
+    assert not queue.upgrade(reader, now=2)
+    queue.release(reader, now=3)  # its thread was interrupted while it waited
+    queue.release(writer, now=4)
+    assert queue.request(writer=True, owner="third", now=5).granted == 5

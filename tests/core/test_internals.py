@@ -1,0 +1,214 @@
+"""The undocumented details of SQLAlchemy that core/internals.py touches: one test for each."""
+
+import ast
+import asyncio
+import inspect
+import os
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from sqlalchemy import ForeignKey, create_engine, event, make_url, select, text
+from sqlalchemy import inspect as orm_inspect
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    Session,
+    defer,
+    lazyload,
+    mapped_column,
+    raiseload,
+    relationship,
+    selectinload,
+    with_loader_criteria,
+)
+from sqlalchemy.pool import QueuePool
+
+from fastapi_database.core import internals
+from fastapi_database.engines.internals import asyncpg_socket
+from support.postgres import PostgreSQL
+
+DOCUMENTED = {
+    "annotations",
+    "Any",
+    "Session",
+    "InstanceState",
+    "QueuePool",
+    "AsyncAdaptedQueuePool",
+    "LoaderCriteriaOption",
+}
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Guest(Base):
+    __tablename__ = "guests"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    host_id: Mapped[int | None] = mapped_column(ForeignKey("guests.id"))
+    friends: Mapped[list["Guest"]] = relationship()
+
+
+@pytest.fixture
+def engine(sqlite_url: str) -> Iterator[Any]:
+    engine = create_engine(sqlite_url, poolclass=internals.ClosablePool, pool_size=3, max_overflow=0)
+    yield engine
+    engine.dispose()
+
+
+def test_every_detail_is_listed_with_its_versions() -> None:
+    listed = inspect.getdoc(internals) or ""
+    assert re.search(r"Seen in SQLAlchemy 2\.0[\d.]+ to 2\.0[\d.]+ and 2\.1[\d.]+ to 2\.1[\d.]+", listed)
+    source = Path(internals.__file__).read_text()
+    taken = {
+        alias.name
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sqlalchemy")
+        for alias in node.names
+    }
+    assert [name for name in sorted(taken - DOCUMENTED) if name not in listed] == []
+    attributes = set(re.findall(r"\.(_[a-z]\w+)", source))
+    assert [name for name in sorted(attributes) if name not in listed] == []
+
+
+def test_one_idle_connection_of_a_pool_can_be_closed(engine: Any) -> None:
+    closed: list[object] = []
+    event.listen(engine, "close", lambda connection, _record: closed.append(connection))
+    assert not engine.pool.close_one_idle()  # none is open
+    first, second = engine.connect(), engine.connect()
+    assert not engine.pool.close_one_idle()  # none is idle
+    first.close()
+    second.close()
+    assert (engine.pool.checkedin(), engine.pool.checkedout()) == (2, 0)
+    assert engine.pool.close_one_idle()
+    assert (len(closed), engine.pool.checkedin(), engine.pool.checkedout()) == (1, 1, 0)
+    with engine.connect() as one, engine.connect() as two, engine.connect() as three:
+        assert [connection.scalar(text("SELECT 1")) for connection in (one, two, three)] == [1, 1, 1]
+    assert engine.pool.checkedin() == 3
+
+
+def test_a_place_in_the_pool_is_free_again_after_its_connection_was_invalidated(engine: Any) -> None:
+    for _ in range(5):  # more often than the pool has places
+        with engine.connect() as connection:
+            connection.invalidate()
+    assert (engine.pool.checkedin(), engine.pool.checkedout()) == (0, 0)
+    assert not engine.pool.close_one_idle()
+
+
+def test_the_pool_of_async_engines_closes_the_same_way(sqlite_url: str) -> None:
+    async def use() -> None:
+        url = make_url(sqlite_url).set(drivername="sqlite+aiosqlite")
+        engine = create_async_engine(url, poolclass=internals.AsyncClosablePool, pool_size=2, max_overflow=0)
+        async with engine.connect() as connection:
+            await connection.execute(text("SELECT 1"))
+        pool: Any = engine.pool
+        assert await internals.greenlet_spawn(pool.close_one_idle)
+        assert not await internals.greenlet_spawn(pool.close_one_idle)
+        assert (pool.checkedin(), pool.checkedout()) == (0, 0)
+        await engine.dispose()
+
+    asyncio.run(use())
+
+
+def test_the_pool_logs_under_sqlalchemys_own_name(engine: Any) -> None:
+    assert engine.pool.logger.name.startswith("sqlalchemy.pool")
+    assert isinstance(engine.pool, QueuePool)
+
+
+def test_a_greenlet_in_which_something_can_be_awaited_is_known() -> None:
+    async def value() -> int:
+        return 7
+
+    def inside() -> tuple[bool, int]:
+        return internals.current_greenlet() is not None, internals.await_only(value())
+
+    async def outside() -> tuple[bool, int]:
+        assert internals.current_greenlet() is None
+        return await internals.greenlet_spawn(inside)
+
+    assert internals.current_greenlet() is None
+    assert asyncio.run(outside()) == (True, 7)
+
+
+def test_a_listener_for_statements_is_seen_wherever_it_was_registered() -> None:
+    class Own(Session):
+        pass
+
+    def listen(_state: object) -> None: ...
+
+    assert not internals.has_statement_hooks(Own())
+    for target in (Session, Own):
+        event.listen(target, "do_orm_execute", listen)
+        try:
+            assert internals.has_statement_hooks(Own())
+        finally:
+            event.remove(target, "do_orm_execute", listen)
+        assert not internals.has_statement_hooks(Own())
+    session = Own()
+    event.listen(session, "do_orm_execute", listen)
+    assert internals.has_statement_hooks(session)
+    assert not internals.has_statement_hooks(Own())
+
+
+def test_an_object_keeps_the_criteria_of_the_query_it_came_from(engine: Any) -> None:
+    Base.metadata.create_all(engine)
+    option = with_loader_criteria(Guest, Guest.id == 1)
+    with Session(engine) as session:
+        session.add(Guest(id=1, name="John Doe"))
+        session.commit()
+        for options, expected in (([], ()), ([option], (option,)), ([option, defer(Guest.name)], (option,))):
+            session.expunge_all()
+            (guest,) = session.scalars(select(Guest).options(*options))
+            assert internals.criteria(orm_inspect(guest)) == expected
+
+
+def test_an_object_knows_whether_its_query_said_how_an_attribute_loads(engine: Any) -> None:
+    Base.metadata.create_all(engine)
+    nothing = [[], [defer(Guest.name)], [selectinload(Guest.friends)], [lazyload("*")]]  # the last is the mapping's way
+    something = [
+        [raiseload(Guest.friends)],
+        [raiseload(Guest.friends, sql_only=True)],
+    ]
+    with Session(engine) as session:
+        session.add(Guest(id=1, name="John Doe"))
+        session.commit()
+        for cases, expected in ((nothing, False), (something, True)):
+            for options in cases:
+                session.expunge_all()
+                (guest,) = session.scalars(select(Guest).options(*options))
+                assert internals.has_own_loader(orm_inspect(guest), "friends") is expected, options
+
+
+@pytest.mark.parametrize(
+    ("driver", "option"),
+    [
+        ("sqlite+pysqlite", "native_datetime"),
+        ("postgresql+psycopg", "client_encoding"),
+        ("postgresql+asyncpg", "json_serializer"),
+    ],
+)
+def test_the_options_of_a_dialect_are_those_of_its_classes(driver: str, option: str) -> None:
+    assert option in internals.get_cls_kwargs(make_url(f"{driver}://").get_dialect())
+
+
+def test_the_socket_of_an_asyncpg_connection_is_its_own(postgresql: PostgreSQL) -> None:
+    """The one detail of engines/internals.py."""
+
+    async def ports() -> tuple[int, int]:
+        connection = await asyncpg.connect(postgresql.url())
+        descriptor = asyncpg_socket(connection)
+        assert descriptor is not None
+        with socket.socket(fileno=os.dup(descriptor)) as twin:
+            found = twin.getsockname()[1], await connection.fetchval("SELECT inet_client_port()")
+        await connection.close()
+        return found
+
+    ours, servers = asyncio.run(ports())
+    assert ours == servers

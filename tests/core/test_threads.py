@@ -1,0 +1,236 @@
+"""The threads of sync sessions: results, context, cancellation, and that nobody waits for a thread for ever."""
+
+import asyncio
+import contextvars
+import threading
+import time
+from collections.abc import Iterator
+
+import anyio
+import pytest
+
+from fastapi_database.core.threads import Threads
+
+PATIENCE = 30.0
+VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", default="nothing")
+pytestmark = pytest.mark.anyio
+
+
+class OnPurposeError(Exception):
+    pass
+
+
+@pytest.fixture
+def threads() -> Iterator[Threads]:
+    threads = Threads(4)
+    yield threads
+    threads.close()
+
+
+async def test_a_function_gives_its_result_and_its_error_and_sees_the_context(threads: Threads) -> None:
+    VARIABLE.set("mine")
+    assert await threads.run(VARIABLE.get) == "mine"
+    assert await threads.run(threading.current_thread) is not threading.current_thread()
+    assert await threads.run(dict, {"a": 1}) == {"a": 1}
+
+    def fail() -> None:
+        raise OnPurposeError
+
+    with pytest.raises(OnPurposeError):
+        await threads.run(fail)
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await threads.run(next, iter([]))
+
+
+class Work:
+    """A function that says when it has begun and goes on when it is told to."""
+
+    def __init__(self) -> None:
+        self.begun, self.go_on, self.through = threading.Event(), threading.Event(), threading.Event()
+
+    def __call__(self) -> str:
+        self.begun.set()
+        assert self.go_on.wait(PATIENCE)
+        self.through.set()
+        return "through"
+
+
+async def until(event: threading.Event) -> None:
+    assert await asyncio.to_thread(event.wait, PATIENCE)
+
+
+@pytest.mark.parametrize("times", [1, 3])
+async def test_a_native_cancellation_waits_for_the_function(threads: Threads, times: int) -> None:
+    work = Work()
+    task = asyncio.create_task(threads.run(work))
+    await until(work.begun)
+    for _ in range(times):
+        task.cancel()
+        await settle()
+        assert not task.done()
+    work.go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert work.through.is_set()
+
+
+async def test_a_cancellation_by_anyio_waits_for_the_function(threads: Threads) -> None:
+    work = Work()
+    left: list[bool] = []
+
+    async def run() -> None:
+        try:
+            await threads.run(work)
+        finally:
+            left.append(work.through.is_set())
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(run)
+        await until(work.begun)
+        group.cancel_scope.cancel()
+        with anyio.CancelScope(shield=True):
+            await settle()
+            assert left == []
+            work.go_on.set()
+    assert left == [True]
+
+
+async def test_a_deadline_of_anyio_waits_for_the_function(threads: Threads) -> None:
+    work = Work()
+    timer = threading.Timer(0.2, work.go_on.set)
+    timer.start()
+    with anyio.move_on_after(0.05) as scope:
+        await threads.run(work)
+    assert scope.cancelled_caught
+    assert work.through.is_set()
+    timer.join()
+
+
+async def test_an_error_of_a_cancelled_function_is_not_reported_as_unheard(
+    threads: Threads, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def fail() -> None:
+        begun.set()
+        go_on.wait(PATIENCE)
+        raise OnPurposeError
+
+    task = asyncio.create_task(threads.run(fail))
+    await until(begun)
+    task.cancel()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert caplog.records == []
+
+
+async def test_functions_that_wait_for_each_other_all_run(threads: Threads) -> None:
+    together = threading.Barrier(4)
+    assert sorted(await asyncio.gather(*(threads.run(together.wait, PATIENCE) for _ in range(4)))) == [0, 1, 2, 3]
+
+
+async def test_functions_that_wait_all_run_while_the_process_computes(threads: Threads) -> None:
+    together, stop = threading.Barrier(4), threading.Event()
+
+    def compute() -> None:
+        while not stop.is_set():
+            sum(range(1000))
+
+    computing = threading.Thread(target=compute)
+    computing.start()
+    try:
+        await asyncio.gather(*(threads.run(together.wait, PATIENCE) for _ in range(4)))
+    finally:
+        stop.set()
+        computing.join()
+
+
+async def test_no_more_than_size_run_at_once_and_all_are_served(threads: Threads) -> None:
+    running, most, lock = 0, 0, threading.Lock()
+
+    def one() -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.002)  # the work
+        with lock:
+            running -= 1
+
+    await asyncio.gather(*(threads.run(one) for _ in range(200)))
+    assert (running, 1 <= most <= 4) == (0, True)
+
+
+async def test_a_cancelled_call_that_has_not_begun_still_runs_and_then_is_cancelled(threads: Threads) -> None:
+    works = [Work() for _ in range(4)]
+    blocking = [asyncio.create_task(threads.run(work)) for work in works]
+    for work in works:
+        await until(work.begun)
+    late = Work()
+    late.go_on.set()
+    waiting = asyncio.create_task(threads.run(late))
+    await settle()
+    waiting.cancel()
+    await settle()
+    for work in works:
+        work.go_on.set()
+    await asyncio.gather(*blocking)
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert late.through.is_set()
+
+
+async def test_threads_work_again_after_close_and_end_with_it(threads: Threads) -> None:
+    before = set(threading.enumerate())
+    assert await threads.run(int) == 0
+    threads.close()
+    assert await threads.run(int) == 0
+    threads.close()
+    threads.close()
+    for thread in set(threading.enumerate()) - before:
+        await asyncio.to_thread(thread.join, 5.0)
+        assert not thread.is_alive()
+
+
+async def test_a_thread_that_was_busy_when_they_were_closed_ends_afterwards(threads: Threads) -> None:
+    before = set(threading.enumerate())
+    work = Work()
+    task = asyncio.create_task(threads.run(work))
+    await until(work.begun)
+    mine = {one for one in set(threading.enumerate()) - before if one.name.startswith("fastapi-database")}
+    threads.close()
+    work.go_on.set()
+    assert await task == "through"
+    for thread in mine:
+        await asyncio.to_thread(thread.join, 5.0)
+        assert not thread.is_alive()
+
+
+def test_several_event_loops_share_them() -> None:
+    threads = Threads(2)
+    failures: list[BaseException] = []
+
+    async def work() -> None:
+        assert await asyncio.gather(*(threads.run(abs, -n) for n in range(100))) == list(range(100))
+
+    def loop() -> None:
+        try:
+            for _ in range(3):
+                asyncio.run(work())
+        except BaseException as error:
+            failures.append(error)
+
+    loops = [threading.Thread(target=loop) for _ in range(3)]
+    for one in loops:
+        one.start()
+    for one in loops:
+        one.join(PATIENCE)
+    threads.close()
+    assert failures == []
+
+
+async def settle() -> None:
+    """Let every task do what it can."""
+    for _ in range(10):
+        await asyncio.sleep(0)

@@ -1,0 +1,416 @@
+"""The errors: each is raised through the public interface, says what, why and what to do, and has a code and a page."""
+
+import asyncio
+import importlib.util
+import logging
+import re
+import sqlite3
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any
+
+import psycopg
+import pytest
+from fastapi import Depends, FastAPI
+from fastapi.testclient import TestClient
+from pydantic import BaseModel
+from sqlalchemy import ForeignKey, exc, select, text
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
+
+from apps.c_cases import EVERY_DRIVER, ROUTERS, Kind, endpoint, router, url_for
+from fastapi_database import Database, errors
+from fastapi_database.errors import FastAPIDatabaseError, Problem, problem_for
+from support.postgres import PostgreSQL
+
+PAGES = Path(__file__).parents[1] / "docs" / "errors"
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Guest(Base):
+    __tablename__ = "guests"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    orders: Mapped[list["Order"]] = relationship()
+
+
+class Order(Base):
+    __tablename__ = "orders"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    guest_id: Mapped[int] = mapped_column(ForeignKey("guests.id"))
+
+
+class GuestOut(BaseModel):
+    id: int
+
+
+def unknown_setting() -> None:
+    Database("sqlite://", max_conections=3)
+
+
+def conflicting_settings() -> None:
+    Database("sqlite://", max_connections=3, pool_size=5, max_overflow=0)
+
+
+def invalid_url() -> None:
+    Database("app.db")
+
+
+def unsupported_database() -> None:
+    Database("oracle://ann@host/app")
+
+
+def driver_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "psycopg" else find(name, *rest)
+    )
+    with Database("postgresql://host/app").begin() as session:
+        session.execute(text("SELECT 1"))
+
+
+def invalid_models() -> None:
+    Database("sqlite://", models="Base")
+
+
+def not_installed() -> None:
+    answer(FastAPI(), endpoint(Database("sqlite://"), "sync", lambda _: None))
+
+
+def already_installed() -> None:
+    db, app = Database("sqlite://"), FastAPI()
+    db.install(app)
+    db.install(app)
+
+
+def installed_too_late() -> None:
+    app = FastAPI()
+    TestClient(app).get("/")
+    Database("sqlite://").install(app)
+
+
+def wrong_session() -> None:
+    db, app = Database("sqlite://"), FastAPI()
+    db.install(app)
+
+    @app.get("/orders")
+    async def list_orders(session: Annotated[Session, Depends(db.session)]) -> None: ...
+
+
+def mixed_sessions() -> None:
+    db, app = Database("sqlite://"), FastAPI()
+    db.install(app)
+
+    def current_guest(session: Annotated[Session, Depends(db.session)]) -> None: ...
+
+    @app.get("/orders", dependencies=[Depends(current_guest)])
+    async def list_orders(session: Annotated[AsyncSession, Depends(db.async_session)]) -> None: ...
+
+
+def session_in_stream() -> None:
+    db, app = Database("sqlite://"), FastAPI()
+    db.install(app)
+
+    @app.get("/events")
+    def events(session: Annotated[Session, Depends(db.session)]) -> Iterator[str]:
+        yield ""
+
+
+def built_inside_request() -> None:
+    answer(FastAPI(), lambda: Database("sqlite://"))
+
+
+def unit_ended() -> None:
+    db = Database("sqlite://")
+    with db.begin() as session:
+        pass
+    session.execute(text("SELECT 1"))
+
+
+def outside_request() -> None:
+    asyncio.run(Database("sqlite://").session())  # type: ignore[call-arg]
+
+
+def concurrent_use() -> None:
+    async def gather() -> None:
+        async with Database("sqlite://").begin() as session:
+            await session.execute(text("SELECT 1"))
+            at_once = [session.execute(text("SELECT 1")) for _ in range(3)]
+            found = await asyncio.gather(*at_once, return_exceptions=True)
+            raise next(one for one in found if isinstance(one, Exception))
+
+    asyncio.run(gather())
+
+
+def load_outside_session() -> None:
+    async def read() -> None:
+        db = Database("sqlite://", models=Base)
+        await db.acreate_all()
+        async with db.begin() as session:
+            session.add(Guest(id=1))
+            await session.flush()
+            session.expunge_all()
+            guest = await session.get_one(Guest, 1)
+            print(guest.orders)
+
+    asyncio.run(read())
+
+
+def transaction_aborted() -> None:
+    with Database("sqlite://").begin() as session:
+        try:
+            session.execute(text("SELECT * FROM nowhere"))
+        except exc.OperationalError:
+            session.execute(text("SELECT 1"))
+
+
+def queue_full() -> None:
+    db = Database("sqlite://", max_connections=1, max_waiting=0)
+    with db.begin() as session:
+        session.execute(text("SELECT 1"))
+        in_a_thread(db)
+
+
+def queue_timeout() -> None:
+    db = Database("sqlite://", max_connections=1, queue_timeout=0.05)
+    with db.begin() as session:
+        session.execute(text("SELECT 1"))
+        in_a_thread(db)
+
+
+def unreachable() -> None:
+    with Database("postgresql://ann:s3cr3t-7f@127.0.0.1:1/app").begin() as session:
+        session.execute(text("SELECT 1"))
+
+
+def login_refused(postgresql: PostgreSQL) -> None:
+    url = f"postgresql://nobody:s3cr3t-7f@127.0.0.1:{postgresql.port}/postgres"
+    with Database(url).begin() as session:
+        session.execute(text("SELECT 1"))
+
+
+RAISED: dict[type[FastAPIDatabaseError], tuple[Callable[..., None], str, str]] = {
+    # how it is raised, what the message must show of the case at hand, and what it tells to do
+    errors.UnknownSetting: (unknown_setting, "max_conections", "did you mean 'max_connections'"),
+    errors.ConflictingSettings: (conflicting_settings, "max_connections=3 .* max_connections=5", "keep"),
+    errors.InvalidURL: (invalid_url, "URL", "for example sqlite:///app.db"),
+    errors.UnsupportedDatabase: (unsupported_database, "oracle://", "supported are sqlite://, postgresql://"),
+    errors.DriverNotInstalled: (driver_not_installed, "psycopg", r"pip install 'fastapi-database\[postgresql\]'"),
+    errors.InvalidModels: (invalid_models, "'Base'", "pass a declarative base"),
+    errors.NotInstalled: (not_installed, "session", r"call db\.install\(app\)"),
+    errors.AlreadyInstalled: (already_installed, "sqlite:// is installed", "once is enough"),
+    errors.InstalledTooLate: (installed_too_late, "started", "call it where"),
+    errors.WrongSession: (wrong_session, r"GET /orders .*list_orders, test_errors\.py:\d+", "Make it `def`"),
+    errors.MixedSessions: (
+        mixed_sessions,
+        r"GET /orders .*sync by .*current_guest.*async by the endpoint",
+        "Use one kind",
+    ),
+    errors.SessionInStream: (session_in_stream, r"GET /events .*events, test_errors", r"`with db\.begin\(\) as"),
+    errors.BuiltInsideRequest: (built_inside_request, "Database was built", "Build it once"),
+    errors.UnitEnded: (unit_ended, r"db\.begin\(\) at test_errors\.py:\d+", r"`with db\.begin\(\) as session:`"),
+    errors.OutsideRequest: (outside_request, r"db\.session", r"`with db\.begin\(\) as session:`"),
+    errors.ConcurrentUse: (concurrent_use, r"db\.begin\(\) at test_errors\.py:\d+", "Await the statements"),
+    errors.LoadOutsideSession: (load_outside_session, r"db\.begin\(\) at test_errors\.py:\d+", "selectinload"),
+    errors.TransactionAborted: (transaction_aborted, "COMMIT", r"session\.begin_nested\(\)"),
+    errors.QueueFull: (queue_full, "0 requests wait for one of 1 connections", "max_waiting"),
+    errors.QueueTimeout: (
+        queue_timeout,
+        r"after 0\.\d\d s \(max_connections 1, in use 1, .*by db\.begin\(\) at test_errors",
+        "raise max_connections",
+    ),
+    errors.Unreachable: (unreachable, r"postgresql://ann:\*\*\*@127\.0\.0\.1:1/app", "Is the server running"),
+    errors.LoginRefused: (login_refused, "nobody", "Check user, password and database name"),
+}
+CLIENT_ANSWERS = [
+    # what PostgreSQL and SQLite say, and what a client is told
+    ("23505", 2067, 409, "unique-violation"),
+    ("23505", 1555, 409, "unique-violation"),
+    ("23503", 787, 409, "foreign-key-violation"),
+    ("23P01", None, 409, "exclusion-violation"),
+    ("23502", 1299, 422, "not-null-violation"),
+    ("23514", 275, 422, "check-violation"),
+    ("22001", 18, 422, "value-too-long"),
+    ("22P02", 20, 422, "invalid-value"),
+    ("22003", 3091, 422, "invalid-value"),
+    ("40001", None, 503, "serialization-failure"),
+    ("40P01", None, 503, "deadlock"),
+    ("55P03", 5, 503, "lock-timeout"),
+    ("55P03", 517, 503, "lock-timeout"),
+    ("57014", 9, 504, "statement-timeout"),
+    ("25006", 8, 503, "read-only"),
+    ("57P01", None, 503, "connection-lost"),
+    ("08006", None, 503, "connection-lost"),
+    ("53300", 13, 503, "out-of-resources"),
+    ("53100", 10, 503, "out-of-resources"),
+    ("25P02", None, 500, "transaction-aborted"),
+    ("42P01", None, 500, "schema-mismatch"),
+    ("42703", None, 500, "schema-mismatch"),
+    ("3F000", None, 500, "schema-mismatch"),
+    (None, 14, 503, "unreachable"),
+    ("XX000", 2, 500, "database-error"),
+]
+
+
+def leaves(cls: type[FastAPIDatabaseError] = FastAPIDatabaseError) -> set[type[FastAPIDatabaseError]]:
+    """The errors that are raised; those with subclasses only group them."""
+    below = {leaf for child in cls.__subclasses__() for leaf in leaves(child)}
+    return {one for one in below or {cls} if one.__module__ == errors.__name__}
+
+
+def test_every_error_is_raised_here() -> None:
+    assert RAISED.keys() == leaves()
+
+
+@pytest.mark.parametrize("error", RAISED, ids=lambda error: error.code)
+def test_an_error_is_raised_through_the_public_interface_and_teaches(
+    error: type[FastAPIDatabaseError], request: pytest.FixtureRequest
+) -> None:
+    provoke, shows, advises = RAISED[error]
+    wanted = provoke.__code__.co_varnames[: provoke.__code__.co_argcount]
+    with pytest.raises(FastAPIDatabaseError) as caught:
+        provoke(*(request.getfixturevalue(name) for name in wanted))
+    said = str(caught.value)
+    assert type(caught.value) is error
+    assert re.search(shows, said), said
+    assert re.search(advises, said), said
+    assert said.endswith(f" [{error.code}]")
+    assert "\n" not in said
+    assert "s3cr3t-7f" not in said
+    assert len(said) > 60
+
+
+def test_codes_are_stable_words_and_each_is_used_once() -> None:
+    codes = [error.code for error in leaves()]
+    assert len(set(codes)) == len(codes)
+    for error in leaves():
+        words = re.findall(r"[A-Z]+(?=[A-Z][a-z])|[A-Z][a-z]+|[A-Z]+", error.__name__)
+        assert error.code == "-".join(words).lower()
+        assert error.__doc__
+        assert error.status in {500, 503}
+    assert {error for error in leaves() if error.status == 503} == leaves(errors.Unavailable)
+
+
+def test_the_tree_is_drawn_in_the_docstring_as_it_is() -> None:
+    drawn = re.findall(r"^([│ ├└─]*)(\w+) *(.*)$", errors.__doc__.split("```")[1], re.MULTILINE)  # type: ignore[union-attr]
+    path: list[str] = []
+    for branch, name, rest in drawn:
+        path[len(branch) // 4 :] = [name]
+        cls = getattr(errors, name)
+        assert len(path) == 1 or issubclass(cls, getattr(errors, path[-2])), name
+        if cls in leaves():
+            assert rest.split()[-1] == cls.code, name
+    assert {name for _, name, _ in drawn} >= {error.__name__ for error in leaves()}
+
+
+def test_every_code_has_a_page() -> None:
+    problems = {value.code for value in vars(errors).values() if isinstance(value, Problem)}
+    codes = {error.code for error in leaves()} | problems | {code for *_, code in CLIENT_ANSWERS}
+    assert codes - {page.stem for page in PAGES.glob("*.md")} == set()
+
+
+@pytest.mark.parametrize(("sqlstate", "sqlite_code", "status", "code"), CLIENT_ANSWERS)
+def test_what_the_driver_says_decides_the_answer(
+    sqlstate: str | None, sqlite_code: int | None, status: int, code: str
+) -> None:
+    """By SQLSTATE or result code: the text of the message is of another case each time."""
+    for name, value in (("sqlstate", sqlstate), ("sqlite_errorcode", sqlite_code)):
+        if value is None:
+            continue
+        cause = sqlite3.OperationalError("UNIQUE constraint failed: a.b; deadlock; timeout; value too long")
+        setattr(cause, name, value)
+        problem = problem_for(exc.DBAPIError("SELECT 1", {}, cause))
+        assert (problem.status, problem.code) == (status, code), name
+        assert (problem.retry_after is not None) == (status == 503)
+        assert problem.type == f"urn:fastapi-database:{code}"
+
+
+def test_every_code_of_the_table_is_tested() -> None:
+    for table, column in ((errors.SQLSTATE, 0), (errors.SQLITE_CODE, 1)):
+        answered = {case[3] for case in CLIENT_ANSWERS if case[column] is not None}
+        assert {problem.code for problem in table.values()} <= answered
+
+
+def test_errors_of_sqlalchemy_itself_have_an_answer() -> None:
+    assert problem_for(exc.TimeoutError()).code == "queue-timeout"
+    assert problem_for(exc.PendingRollbackError()).code == "transaction-aborted"
+    assert problem_for(exc.InvalidRequestError()).code == "database-error"
+    assert problem_for(LookupError()).code == "database-error"
+    lost = exc.DBAPIError("SELECT 1", {}, psycopg.OperationalError(), connection_invalidated=True)
+    assert problem_for(lost).code == "connection-lost"
+
+
+def test_the_root_catches_everything_of_ours_and_nothing_else() -> None:
+    for error in leaves():
+        assert issubclass(error, FastAPIDatabaseError)
+        assert not issubclass(error, exc.SQLAlchemyError)
+    assert errors.QueueTimeout("x").retry_after == 1
+    assert errors.InvalidURL("x").retry_after is None
+    assert errors.QueueTimeout("x", retry_after=7).retry_after == 7
+
+
+# A server whose tables are not those of the application.
+
+
+@pytest.mark.parametrize("missing", ["table", "column"])
+@pytest.mark.parametrize("name", ROUTERS)
+@pytest.mark.parametrize("case", EVERY_DRIVER, ids="-".join)
+def test_a_missing_table_or_column_is_answered_500_and_named_in_the_log(
+    request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture, case: tuple[Kind, str], name: str, missing: str
+) -> None:
+    kind, driver = case
+    db = Database(url_for(request, driver))
+    if missing == "column":
+        with db.begin() as session:
+            session.execute(text("CREATE TABLE guests (other INTEGER)"))
+    app, routes = FastAPI(), router(name)
+    db.install(app)
+    routes.add_api_route("/", endpoint(db, kind, lambda session: session.scalars(select(Guest)).all()))
+    app.include_router(routes)
+    with TestClient(app) as client:
+        answered = client.get("/")
+    assert (answered.status_code, answered.json()["code"]) == (500, "schema-mismatch")
+    assert answered.headers["content-type"] == "application/problem+json"
+    assert "guests" not in answered.text
+    (record,) = [one for one in caplog.records if one.name == "fastapi_database"]
+    assert record.levelno == logging.ERROR
+    assert "GET / answered 500" in record.getMessage()
+    assert re.search(r"no such (table|column): guests|guests.* does not exist", caplog.text)
+    assert db.stats().in_use == 0
+
+
+@pytest.mark.parametrize("name", ROUTERS)
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_missing_driver_is_answered_500_and_named_in_the_log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, kind: Kind, name: str
+) -> None:
+    find = importlib.util.find_spec
+    hidden = {"psycopg", "asyncpg"}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in hidden else find(name, *rest))
+    db, app, routes = Database("postgresql://host/app"), FastAPI(), router(name)
+    db.install(app)
+    routes.add_api_route("/", endpoint(db, kind, lambda session: session.execute(text("SELECT 1")).scalar()))
+    app.include_router(routes)
+    with TestClient(app) as client:
+        answered = client.get("/")
+    assert (answered.status_code, answered.json()["code"]) == (500, "driver-not-installed")
+    assert "pip install" not in answered.text
+    assert "pip install 'fastapi-database[postgresql]'" in caplog.text
+
+
+def answer(app: FastAPI, function: Callable[..., Any]) -> None:
+    """Serve one request; what it raises comes here."""
+    app.add_api_route("/", function, response_model=None)
+    TestClient(app).get("/")
+
+
+def in_a_thread(db: Database) -> None:
+    def use() -> None:
+        with db.begin() as session:
+            session.execute(text("SELECT 1"))
+
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(use).result()
