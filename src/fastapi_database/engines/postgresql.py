@@ -48,14 +48,7 @@ _CONNECTION = {"user", "password", "host", "port", "database", "passfile", "targ
 _LIBPQ_ONLY = re.compile(
     r"channel_binding|fallback_application_name|gss.*|keepalives.*|load_balance_hosts|tcp_user_timeout"
 )
-_WRONG_PARAMETERS = {
-    "InternalClientError",
-    "InterfaceError",
-    "ProgrammingError",
-    "ValueError",
-    "TypeError",
-    "ClientConfigurationError",
-}
+_WRONG_PARAMETERS = {"ProgrammingError", "ValueError", "TypeError", "ClientConfigurationError"}
 _AUTHENTICATION = {"28000", "28P01", "3D000"}
 
 
