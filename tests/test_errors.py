@@ -7,6 +7,7 @@ import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -160,7 +161,7 @@ def load_outside_session() -> None:
 
 
 def transaction_aborted() -> None:
-    with Database("sqlite://").begin() as session:
+    with closing(Database("sqlite://")) as db, db.begin() as session:
         try:
             session.execute(text("SELECT * FROM nowhere"))
         except exc.OperationalError:
@@ -168,15 +169,13 @@ def transaction_aborted() -> None:
 
 
 def queue_full() -> None:
-    db = Database("sqlite://", max_connections=1, max_waiting=0)
-    with db.begin() as session:
+    with closing(Database("sqlite://", max_connections=1, max_waiting=0)) as db, db.begin() as session:
         session.execute(text("SELECT 1"))
         in_a_thread(db)
 
 
 def queue_timeout() -> None:
-    db = Database("sqlite://", max_connections=1, queue_timeout=0.05)
-    with db.begin() as session:
+    with closing(Database("sqlite://", max_connections=1, queue_timeout=0.05)) as db, db.begin() as session:
         session.execute(text("SELECT 1"))
         in_a_thread(db)
 

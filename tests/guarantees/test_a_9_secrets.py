@@ -45,7 +45,8 @@ def told(request: pytest.FixtureRequest, backends: Backends) -> Iterator[Told]:
     told = Told(request.param)
     (cases,) = burst(f"{server.url}/cases", 1)
     for way in (*HANDLED, *LATER):
-        for prefix in backend.prefixes:
+        # What an error says does not depend on the route: every form lets it through, one of each kind does the rest.
+        for prefix in backend.prefixes if way == "let-through" else backend.prefixes[::2]:
             requests = {
                 (way, case, prefix): Request(LATER.get(way, "POST"), f"{server.url}{prefix}/{way}/{case}")
                 for case in cases.json()

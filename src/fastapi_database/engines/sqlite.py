@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import uuid
+import weakref
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -99,6 +100,7 @@ class SQLite(Dialect):
             self._anchor = sqlite3.connect(
                 f"file:{self._memory_name}?vfs=memdb", uri=True, check_same_thread=False, isolation_level=None
             )
+            weakref.finalize(self, self._anchor.close)  # a Database nobody closed takes its memory with it
 
     def close(self) -> None:
         anchor, self._anchor = self._anchor, None
