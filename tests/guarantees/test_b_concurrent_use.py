@@ -12,8 +12,9 @@ pytest_plugins = ["apps.b_fixtures"]
 NUMBERS = count(1)
 
 
-@pytest.mark.parametrize("pool", ["warm", "cold", "held"])
-@pytest.mark.parametrize("swallow", [False, True], ids=["raised", "swallowed"])
+@pytest.mark.parametrize(
+    ("pool", "swallow"), [("warm", False), ("cold", False), ("cold", True), ("held", True), ("held", False)]
+)
 def test_b4_gathered_statements_on_one_session_raise_before_their_sql_is_sent(
     async_form: Form, pool: str, swallow: bool
 ) -> None:
