@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterable
 
-from apps.a_app import COMMITTED
+from apps.a_commits import COMMITTED
 from apps.a_serving import Cell
 from support.clients import Answer, Connection
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from apps.a_app import FAILURES
 from apps.a_serving import Cell
+from apps.a_sessions import FAILURES
 
 pytest_plugins = ["apps.a_fixtures"]
 

@@ -7,11 +7,14 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
-from apps.a_app import PARENT, accounts, children, swallowing
+from apps.a_app import PARENT
 from apps.a_asgi import ask, running
+from apps.a_commits import children
 from apps.a_forms import forms
 from apps.a_model import LONGEST, Base
+from apps.a_rules import accounts
 from apps.a_serving import Backend, Cell
+from apps.a_sessions import swallowing
 from fastapi_database import Database
 from fastapi_database.errors import FastAPIDatabaseError
 from support.clients import Answer, burst, statuses
@@ -97,15 +100,15 @@ def test_a8_the_text_of_a_message_decides_no_status_on_sqlite(cell: Cell) -> Non
 
 
 @pytest.mark.parametrize("when", ["constructor", "before", "after"])
-@pytest.mark.parametrize("handled", [IntegrityError, DBAPIError, SQLAlchemyError])
-@pytest.mark.parametrize("handler", ["def", "async def"])
-def test_a8_a_handler_of_the_application_wins(
-    backend: Backend, when: str, handled: type[Exception], handler: str
-) -> None:
+@pytest.mark.parametrize(
+    ("handled", "kind"),
+    [(IntegrityError, "def"), (IntegrityError, "async def"), (DBAPIError, "def"), (SQLAlchemyError, "async def")],
+)
+def test_a8_a_handler_of_the_application_wins(backend: Backend, when: str, handled: type[Exception], kind: str) -> None:
     """Also for what shows only at COMMIT, and whichever of `install` and the handler comes first."""
 
     async def talk() -> None:
-        app = application(backend, handled, when, teapot if handler == "def" else async_teapot)
+        app = application(backend, handled, when, teapot if kind == "def" else async_teapot)
         async with running(app):
             for prefix in backend.prefixes:
                 refused = await ask(app, "POST", f"{prefix}/accounts", json={"required": None})

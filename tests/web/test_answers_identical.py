@@ -12,7 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from apps.a_asgi import Reply, ask, running
-from apps.a_variants import RAN, VARIANTS, Application, build
+from apps.a_variants import RAN, VARIANTS
+from apps.a_variants_app import Application, build
 from fastapi_database import Database, DatabaseRoute
 
 SESSIONS = ["no session", "sync session", "async session"]
