@@ -16,6 +16,7 @@ from sqlalchemy import create_engine, make_url, text
 
 from support.clients import Request, abort_after, abort_burst, burst, held_open, keep_alive, statuses
 from support.leftovers import nothing_left
+from support.postgres import with_psycopg
 from support.run import Run
 
 TRIVIAL = "support.trivial_app:app"
@@ -32,7 +33,7 @@ def test_postgresql_accepts_its_password_and_no_other(postgresql, postgresql_url
 
 @pytest.mark.parametrize("turn", [1, 2])
 def test_every_test_gets_an_empty_database(url, turn):
-    engine = create_engine(url)
+    engine = create_engine(with_psycopg(url))
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE first (id INTEGER)"))  # fails when the other turn's is there
     engine.dispose()

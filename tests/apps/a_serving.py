@@ -13,7 +13,7 @@ from sqlalchemy import Engine, StaticPool, create_engine, text
 
 from apps.a_forms import KINDS, ROUTES, Kind, Route
 from support.clients import Answer, Request, burst
-from support.postgres import PostgreSQL
+from support.postgres import PostgreSQL, with_psycopg
 from support.run import Run
 from support.server import Server
 
@@ -49,8 +49,7 @@ class Backend:
         self.postgresql = postgresql
         self._run = run
         self._server: Server | None = None
-        plain = url.replace("+asyncpg", "+psycopg")
-        self._look: Engine = create_engine(plain, isolation_level="AUTOCOMMIT", poolclass=StaticPool)
+        self._look: Engine = create_engine(with_psycopg(url), isolation_level="AUTOCOMMIT", poolclass=StaticPool)
 
     @property
     def server(self) -> Server:

@@ -25,7 +25,7 @@ app = FastAPI()
 
 if os.environ.get("GET_DB") == "copied":
     ASYNC_URL = DATABASE_URL.replace("sqlite:", "sqlite+aiosqlite:").replace("postgresql:", "postgresql+asyncpg:")
-    engine = create_engine(DATABASE_URL)
+    engine = create_engine(DATABASE_URL.replace("postgresql:", "postgresql+psycopg:"))
     async_engine = create_async_engine(ASYNC_URL)
     SessionLocal = sessionmaker(autocommit=False, autoflush=False, bind=engine)
     AsyncSessionLocal = async_sessionmaker(async_engine, expire_on_commit=False)

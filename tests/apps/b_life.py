@@ -124,6 +124,14 @@ async def try_async(use: str, session: AsyncSession, author: Author) -> dict[str
     return outcome(None)
 
 
+def fail(how: str, session: Session | AsyncSession) -> None:
+    """Have a dependency refuse the request, or leave something that can not be committed."""
+    if how == "refuses":
+        raise HTTPException(403, "on purpose")
+    if how == "commit":
+        session.add(Book(title="by nobody", author_id=0))
+
+
 def add_sync(router: fastapi.APIRouter) -> None:
     def user(session: SyncSession) -> Author:
         return session.scalars(select(Author).where(Author.name == "Ann")).one()
@@ -141,8 +149,10 @@ def add_sync(router: fastapi.APIRouter) -> None:
         except Exception:
             raise HTTPException(401, "who are you?") from None
 
-    def marks(mark: str, session: SyncSession) -> str:
+    def marks(mark: str, session: SyncSession, fails: str = "") -> str:
         session.add(Note(text=mark))
+        session.flush()
+        fail(fails, session)
         return mark
 
     def count(mark: str) -> int | None:
@@ -282,9 +292,10 @@ def add_async(router: fastapi.APIRouter) -> None:
         except Exception:
             raise HTTPException(401, "who are you?") from None
 
-    async def marks(mark: str, session: TaskSession) -> str:
+    async def marks(mark: str, session: TaskSession, fails: str = "") -> str:
         session.add(Note(text=mark))
         await session.flush()
+        fail(fails, session)
         return mark
 
     async def count(mark: str) -> int | None:

@@ -7,7 +7,7 @@ from itertools import count, product
 
 import httpx
 import pytest
-from httpx_ws import connect_ws
+from httpx_ws import WebSocketDisconnect, WebSocketUpgradeError, connect_ws
 
 from apps.b_serving import Form, comes_true
 from support.clients import statuses
@@ -84,12 +84,34 @@ def test_b7a_the_unit_serves_the_dependencies_and_ends_before_the_body_begins(fo
         assert (seen["mark"], seen["in_use"], seen["checked_out"], seen["rows"]) == (mark, 0, 0, 1)
 
 
+@pytest.mark.parametrize("stream", ["stream", "jsonl", "sse"])
+def test_b7a_a_body_never_begins_when_its_dependencies_stored_nothing(form: Form, stream: str) -> None:
+    for fails, status in (("refuses", 403), ("commit", 409)):
+        mark = f"{fails} {stream}{form.prefix} {next(NUMBERS)}"
+        answer = form.ask(f"/{stream}?mark={mark}&fails={fails}")
+        assert (answer.status, b"rows" in answer.body, form.served.rows(mark)) == (status, False, 0)
+
+
+def test_b7a_a_websocket_is_not_accepted_when_its_dependencies_stored_nothing(form: Form) -> None:
+    for fails in ("refuses", "commit"):
+        mark = f"{fails} socket{form.prefix} {next(NUMBERS)}"
+        url = httpx.URL(f"{form.served.server.url}{form.prefix}/socket", params={"mark": mark, "fails": fails})
+        with httpx.Client() as client, pytest.raises((WebSocketUpgradeError, WebSocketDisconnect)):
+            receive_from(str(url), client)
+        assert form.served.rows(mark) == 0
+
+
+def receive_from(url: str, client: httpx.Client) -> object:
+    with connect_ws(url, client, keepalive_ping_interval_seconds=None) as socket:
+        return socket.receive_json(timeout=30)
+
+
 def test_b7a_the_unit_of_a_websocket_ends_before_its_body_begins(form: Form) -> None:
     for _ in range(10):
         mark = f"socket{form.prefix} {next(NUMBERS)}"
         url = httpx.URL(f"{form.served.server.url}{form.prefix}/socket", params={"mark": mark})
-        with httpx.Client() as client, connect_ws(str(url), client, keepalive_ping_interval_seconds=None) as socket:
-            seen = socket.receive_json(timeout=30)
+        with httpx.Client() as client:
+            seen = receive_from(str(url), client)
         assert (seen["mark"], seen["in_use"], seen["checked_out"], seen["rows"]) == (mark, 0, 0, 1)
 
 

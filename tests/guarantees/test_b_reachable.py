@@ -31,6 +31,18 @@ def test_b13_backends_killed_while_idle_cost_no_request(postgresql_form: Form) -
 
 
 @pytest.mark.parametrize("driver", ASYNC_DRIVERS)
+def test_b13_holds_on_the_event_loop_of_asyncio_too(
+    serve: Callable[..., Server], postgresql: PostgreSQL, postgresql_url: str, driver: str
+) -> None:
+    url = postgresql_url.replace("postgresql:", f"postgresql+{driver}:")
+    server = serve(APP, env={"DATABASE_URL": url, "WITHOUT_TABLES": "yes"}, loop="asyncio")
+    path = f"{server.url}/async/own/select"
+    assert statuses(burst(path, 20, concurrency=10)) == {200: 20}
+    assert postgresql.terminate_backends(postgresql_url) >= 1
+    assert statuses(burst(path, 100)) == {200: 100}
+
+
+@pytest.mark.parametrize("driver", ASYNC_DRIVERS)
 def test_b15_ready_follows_the_server_and_live_does_not(
     private_postgresql: LocalServer, serve: Callable[..., Server], driver: str
 ) -> None:

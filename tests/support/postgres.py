@@ -63,6 +63,14 @@ class Backend:
     query: str
 
 
+def with_psycopg(url: str) -> str:
+    """Name psycopg in a URL of PostgreSQL, for a plain engine: SQLAlchemy 2.0 takes psycopg2 for a bare URL."""
+    target = make_url(url)
+    if target.get_backend_name() != "postgresql":
+        return url
+    return target.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+
+
 class PostgreSQL:
     """A server seen by its administrator: its databases and who is connected to them.
 
