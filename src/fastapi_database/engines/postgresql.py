@@ -50,6 +50,7 @@ _LIBPQ_ONLY = re.compile(
 )
 _WRONG_PARAMETERS = {"ProgrammingError", "ValueError", "TypeError", "ClientConfigurationError"}
 _AUTHENTICATION = {"28000", "28P01", "3D000"}
+_UNKNOWN_PARAMETER = "42704"
 
 
 class PostgreSQL(Dialect):
@@ -131,7 +132,11 @@ class PostgreSQL(Dialect):
             reason = next((line for line in text.splitlines() if "FATAL" in line or "password" in line), text)
             reason = reason.rpartition("FATAL:")[2] or reason
             return LoginRefused(f"{where} refused the login: {reason.strip()}. Check user, password and database name")
-        if type(error).__name__ in _WRONG_PARAMETERS or re.search(r"invalid sslmode|sslmode.* must be", text):
+        if (
+            state == _UNKNOWN_PARAMETER
+            or type(error).__name__ in _WRONG_PARAMETERS
+            or re.search(r"invalid sslmode|sslmode.* must be", text)
+        ):
             return InvalidURL(f"{where} has a parameter that the driver does not take: {text}")
         if isinstance(error, TimeoutError):
             return Unreachable(f"{where} did not answer in time (connect_timeout)")

@@ -78,11 +78,11 @@ def _clean(error: Any, values: list[str]) -> None:
 
 
 def _names(error: Any, state: str) -> str:
-    # psycopg keeps the names in `diag`, asyncpg in its own error; SQLAlchemy 2.0 does not carry those over to its own.
-    sources = (getattr(error, "diag", error), error.__cause__)
-    named = [(name, next(filter(None, (getattr(one, name, None) for one in sources)), None)) for name in _NAMES]
-    found = [f"{name.removesuffix('_name')} {value}" for name, value in named if value]
-    return ", ".join([f"{type(error).__name__}: sqlstate {state}", *found])
+    # SQLAlchemy 2.0 puts an error of its own before asyncpg's, without the names.
+    own = error.__cause__ if hasattr(error.__cause__, "sqlstate") else error
+    source = getattr(own, "diag", own)
+    found = [f"{name.removesuffix('_name')} {value}" for name in _NAMES if (value := getattr(source, name, None))]
+    return ", ".join([f"{type(own).__name__}: sqlstate {state}", *found])
 
 
 def _texts(parameters: object) -> list[str]:
