@@ -29,6 +29,8 @@ class Dialect(ABC):
     """The drivers a URL may name."""
     single_writer: ClassVar[bool] = False
     """True where the database lets only one transaction write at a time."""
+    question: ClassVar[str] = "SELECT 1"
+    """The cheapest statement that only a database in working order answers."""
 
     def __init__(self, url: URL) -> None:
         driver = url.drivername.partition("+")[2]

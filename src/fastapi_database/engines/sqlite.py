@@ -35,6 +35,7 @@ class SQLite(Dialect):
     name: ClassVar[str] = "sqlite"
     drivers: ClassVar[tuple[str, ...]] = ("pysqlite", "aiosqlite")
     single_writer: ClassVar[bool] = True
+    question: ClassVar[str] = "PRAGMA schema_version"  # reads the file; SELECT 1 succeeds on one that is no database
 
     def __init__(self, url: URL) -> None:
         super().__init__(url)
