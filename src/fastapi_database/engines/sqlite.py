@@ -118,4 +118,6 @@ def _set_pragmas(dbapi_connection: Any, _record: object) -> None:
 
 
 def _begin(connection: Connection) -> None:
-    connection.exec_driver_sql(connection.get_execution_options().get(_BEGIN, "BEGIN"))
+    options = connection.get_execution_options()
+    if options.get("isolation_level") != "AUTOCOMMIT":  # asked of this connection alone, for VACUUM and the like
+        connection.exec_driver_sql(options.get(_BEGIN, "BEGIN"))
