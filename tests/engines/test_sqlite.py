@@ -121,6 +121,20 @@ def test_an_engine_of_ours_without_a_unit_begins_as_sqlite_does(db: Database) ->
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_rollback_is_one_with_skip_autocommit_rollback_too(sqlite_url: str, kind: Kind) -> None:
+    db = Database(sqlite_url, skip_autocommit_rollback=True, max_connections=1)
+
+    def fail(session: Session) -> None:
+        session.execute(text("CREATE TABLE t (id INTEGER)"))
+        raise InterruptedError
+
+    for _ in range(2):
+        with pytest.raises(InterruptedError):
+            work(db, kind, fail)
+    db.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_file_that_can_not_be_opened_says_which_and_why(tmp_path: Path, kind: Kind) -> None:
     cases = {
         f"sqlite:///{tmp_path}/missing/app.db": f"the folder {tmp_path}/missing does not exist",

@@ -77,6 +77,8 @@ class SQLite(Dialect):
     def listen(self, engine: Engine) -> None:
         event.listen(engine, "connect", _set_pragmas)
         event.listen(engine, "begin", _begin)
+        if engine.dialect.skip_autocommit_rollback:
+            event.listen(engine, "rollback", _roll_back)
 
     def unit_engines(self, engine: Engine) -> UnitEngines:
         return UnitEngines(
@@ -121,3 +123,8 @@ def _begin(connection: Connection) -> None:
     options = connection.get_execution_options()
     if options.get("isolation_level") != "AUTOCOMMIT":  # asked of this connection alone, for VACUUM and the like
         connection.exec_driver_sql(options.get(_BEGIN, "BEGIN"))
+
+
+def _roll_back(connection: Connection) -> None:
+    # The option leaves out ROLLBACK where the driver's isolation_level is None, for it knows nothing of our BEGIN.
+    connection.connection.rollback()
