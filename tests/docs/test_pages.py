@@ -189,6 +189,14 @@ def listed(text: str) -> bool:
     return any(whole.search(code) for code in re.findall(r"`([^`]+)`", table))
 
 
+# README.md
+
+
+def test_the_readme_has_one_complete_application_of_at_most_45_lines() -> None:
+    (block,) = (block for block in read_blocks(ROOT / "README.md") if block.language == "python")
+    assert block.source.count("\n") <= 45
+
+
 # The site
 
 
