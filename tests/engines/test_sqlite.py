@@ -11,12 +11,12 @@ from typing import Annotated, Any
 import pytest
 from fastapi import Depends, FastAPI
 from fastapi.testclient import TestClient
-from sqlalchemy import Engine, column, event, exists, func, literal, select, table, text, union
+from sqlalchemy import Engine, column, exists, func, literal, select, table, text, union
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from apps.c_cases import KINDS, ROUTERS, Kind, endpoint, router, work
+from apps.c_cases import KINDS, ROUTERS, Kind, endpoint, listening, router, work
 from fastapi_database import Database
 from fastapi_database.engines import dialect_for
 from fastapi_database.errors import Unreachable
@@ -42,11 +42,8 @@ def begins() -> Iterator[list[str]]:
         if statement.startswith("BEGIN"):
             found.append(statement)
 
-    event.listen(Engine, "before_cursor_execute", note)
-    try:
+    with listening(Engine, "before_cursor_execute", note):
         yield found
-    finally:
-        event.remove(Engine, "before_cursor_execute", note)
 
 
 @pytest.mark.parametrize("name", ROUTERS)
