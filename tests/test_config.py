@@ -1,5 +1,6 @@
 """Settings, the environment, models and drivers: what is wrong is one clear error, before anything runs."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -7,10 +8,11 @@ from typing import Any
 
 import pydantic
 import pytest
-from sqlalchemy import Column, Integer, MetaData, String, Table
-from sqlalchemy.exc import ArgumentError
-from sqlalchemy.orm import DeclarativeBase, Mapped, declarative_base, mapped_column, registry
+from sqlalchemy import Column, Connection, Integer, MetaData, String, Table, text
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, declarative_base, mapped_column, registry
 
+from apps.c_cases import EVERY_DRIVER, Kind, url_for, work
 from fastapi_database import Database
 from fastapi_database.config import ENVIRONMENT
 from fastapi_database.errors import (
@@ -72,13 +74,67 @@ def test_an_unknown_setting_like_no_other_is_named_without_a_guess() -> None:
         ({"pool_size": 0}, "pool_size=0"),
         ({"max_overflow": -1}, "max_overflow=-1"),
         ({"poolclass": "NullPool"}, "poolclass='NullPool'"),
-        ({"connect_args": "timeout=5"}, "connect_args"),
+        ({"connect_args": "timeout=5"}, "connect_args is a str"),
+        ({"execution_options": 5}, "execution_options is a int"),
     ],
 )
 def test_a_setting_that_can_not_hold_is_named_with_its_value(options: dict[str, Any], says: str) -> None:
     with pytest.raises(ConflictingSettings) as caught:
         Database("sqlite://", **options)
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "postgresql://localhost/app"])
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"isolation_level": "AUTOCOMMIT"}, "isolation_level='AUTOCOMMIT' "),
+        ({"isolation_level": "autocommit"}, "isolation_level='autocommit' "),
+        ({"execution_options": {"isolation_level": "AUTOCOMMIT"}}, "execution_options' isolation_level='AUTOCOMMIT' "),
+        ({"connect_args": {"autocommit": True}}, "connect_args' autocommit=True "),
+    ],
+)
+def test_autocommit_is_refused_for_an_error_could_undo_nothing(url: str, options: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConflictingSettings, match=r"an error could not undo .*; leave it out") as caught:
+        Database(url, **options)
+    assert str(caught.value).startswith(says)
+
+
+def test_autocommit_is_refused_in_a_url_too() -> None:
+    with pytest.raises(ConflictingSettings, match=r"the URL's autocommit='true' .*; leave it out"):
+        Database("postgresql://localhost/app?autocommit=true")
+
+
+@pytest.mark.parametrize(("kind", "driver"), EVERY_DRIVER)
+def test_a_statement_outside_of_transactions_has_a_connection_of_its_own_as_the_refusal_says(
+    request: pytest.FixtureRequest, kind: Kind, driver: str
+) -> None:
+    db = Database(url_for(request, driver), max_connections=1)
+
+    def vacuum(connection: Connection) -> None:
+        connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("VACUUM"))
+
+    def fail(session: Session) -> None:
+        session.execute(text("CREATE TABLE t (id INTEGER)"))
+        raise InterruptedError
+
+    async def in_async() -> None:
+        async with db.async_engine.connect() as connection:
+            await connection.run_sync(vacuum)
+        with pytest.raises(InterruptedError):  # the same connection serves a unit of work as before
+            async with db.begin() as session:
+                await session.run_sync(fail)
+
+    if kind == "async":
+        asyncio.run(in_async())
+    else:
+        with db.engine.connect() as connection:
+            vacuum(connection)
+        with pytest.raises(InterruptedError):
+            work(db, kind, fail)
+    with pytest.raises(DBAPIError):
+        work(db, kind, lambda session: session.execute(text("SELECT * FROM t")))
+    db.close()
 
 
 def test_settings_that_agree_may_both_be_given() -> None:

@@ -1,31 +1,25 @@
-"""The errors: each is raised through the public interface, says what, why and what to do, and has a code and a page."""
+"""The errors of this library: each is raised through the public interface, and says what, why and what to do."""
 
 import asyncio
 import importlib.util
-import logging
 import re
-import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from pathlib import Path
 from typing import Annotated, Any
 
-import psycopg
 import pytest
 from fastapi import Depends, FastAPI
 from fastapi.testclient import TestClient
-from pydantic import BaseModel
-from sqlalchemy import ForeignKey, exc, select, text
+from sqlalchemy import ForeignKey, exc, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 
-from apps.c_cases import EVERY_DRIVER, ROUTERS, Kind, endpoint, router, url_for
+from apps.c_cases import endpoint
+from docs.error_table import leaves
 from fastapi_database import Database, errors
-from fastapi_database.errors import FastAPIDatabaseError, Problem, problem_for
+from fastapi_database.errors import FastAPIDatabaseError
 from support.postgres import PostgreSQL
-
-PAGES = Path(__file__).parents[1] / "docs" / "errors"
 
 
 class Base(DeclarativeBase):
@@ -42,10 +36,6 @@ class Order(Base):
     __tablename__ = "orders"
     id: Mapped[int] = mapped_column(primary_key=True)
     guest_id: Mapped[int] = mapped_column(ForeignKey("guests.id"))
-
-
-class GuestOut(BaseModel):
-    id: int
 
 
 def unknown_setting() -> None:
@@ -224,44 +214,10 @@ RAISED: dict[type[FastAPIDatabaseError], tuple[Callable[..., None], str, str]] =
     errors.Unreachable: (unreachable, r"postgresql://ann:\*\*\*@127\.0\.0\.1:1/app", "Is the server running"),
     errors.LoginRefused: (login_refused, "nobody", "Check user, password and database name"),
 }
-CLIENT_ANSWERS = [
-    # what PostgreSQL and SQLite say, and what a client is told
-    ("23505", 2067, 409, "unique-violation"),
-    ("23505", 1555, 409, "unique-violation"),
-    ("23503", 787, 409, "foreign-key-violation"),
-    ("23P01", None, 409, "exclusion-violation"),
-    ("23502", 1299, 422, "not-null-violation"),
-    ("23514", 275, 422, "check-violation"),
-    ("22001", 18, 422, "value-too-long"),
-    ("22P02", 20, 422, "invalid-value"),
-    ("22003", 3091, 422, "invalid-value"),
-    ("40001", None, 503, "serialization-failure"),
-    ("40P01", None, 503, "deadlock"),
-    ("55P03", 5, 503, "lock-timeout"),
-    ("55P03", 517, 503, "lock-timeout"),
-    ("57014", 9, 504, "statement-timeout"),
-    ("25006", 8, 503, "read-only"),
-    ("57P01", None, 503, "connection-lost"),
-    ("08006", None, 503, "connection-lost"),
-    ("53300", 13, 503, "out-of-resources"),
-    ("53100", 10, 503, "out-of-resources"),
-    ("25P02", None, 500, "transaction-aborted"),
-    ("42P01", None, 500, "schema-mismatch"),
-    ("42703", None, 500, "schema-mismatch"),
-    ("3F000", None, 500, "schema-mismatch"),
-    (None, 14, 503, "unreachable"),
-    ("XX000", 2, 500, "database-error"),
-]
-
-
-def leaves(cls: type[FastAPIDatabaseError] = FastAPIDatabaseError) -> set[type[FastAPIDatabaseError]]:
-    """The errors that are raised; those with subclasses only group them."""
-    below = {leaf for child in cls.__subclasses__() for leaf in leaves(child)}
-    return {one for one in below or {cls} if one.__module__ == errors.__name__}
 
 
 def test_every_error_is_raised_here() -> None:
-    assert RAISED.keys() == leaves()
+    assert RAISED.keys() == set(leaves())
 
 
 @pytest.mark.parametrize("error", RAISED, ids=lambda error: error.code)
@@ -290,7 +246,7 @@ def test_codes_are_stable_words_and_each_is_used_once() -> None:
         assert error.code == "-".join(words).lower()
         assert error.__doc__
         assert error.status in {500, 503}
-    assert {error for error in leaves() if error.status == 503} == leaves(errors.Unavailable)
+    assert {error for error in leaves() if error.status == 503} == set(leaves(errors.Unavailable))
 
 
 def test_the_tree_is_drawn_in_the_docstring_as_it_is() -> None:
@@ -305,43 +261,6 @@ def test_the_tree_is_drawn_in_the_docstring_as_it_is() -> None:
     assert {name for _, name, _ in drawn} >= {error.__name__ for error in leaves()}
 
 
-def test_every_code_has_a_page() -> None:
-    problems = {value.code for value in vars(errors).values() if isinstance(value, Problem)}
-    codes = {error.code for error in leaves()} | problems | {code for *_, code in CLIENT_ANSWERS}
-    assert codes - {page.stem for page in PAGES.glob("*.md")} == set()
-
-
-@pytest.mark.parametrize(("sqlstate", "sqlite_code", "status", "code"), CLIENT_ANSWERS)
-def test_what_the_driver_says_decides_the_answer(
-    sqlstate: str | None, sqlite_code: int | None, status: int, code: str
-) -> None:
-    """By SQLSTATE or result code: the text of the message is of another case each time."""
-    for name, value in (("sqlstate", sqlstate), ("sqlite_errorcode", sqlite_code)):
-        if value is None:
-            continue
-        cause = sqlite3.OperationalError("UNIQUE constraint failed: a.b; deadlock; timeout; value too long")
-        setattr(cause, name, value)
-        problem = problem_for(exc.DBAPIError("SELECT 1", {}, cause))
-        assert (problem.status, problem.code) == (status, code), name
-        assert (problem.retry_after is not None) == (status == 503)
-        assert problem.type == f"urn:fastapi-database:{code}"
-
-
-def test_every_code_of_the_table_is_tested() -> None:
-    for table, column in ((errors.SQLSTATE, 0), (errors.SQLITE_CODE, 1)):
-        answered = {case[3] for case in CLIENT_ANSWERS if case[column] is not None}
-        assert {problem.code for problem in table.values()} <= answered
-
-
-def test_errors_of_sqlalchemy_itself_have_an_answer() -> None:
-    assert problem_for(exc.TimeoutError()).code == "queue-timeout"
-    assert problem_for(exc.PendingRollbackError()).code == "transaction-aborted"
-    assert problem_for(exc.InvalidRequestError()).code == "database-error"
-    assert problem_for(LookupError()).code == "database-error"
-    lost = exc.DBAPIError("SELECT 1", {}, psycopg.OperationalError(), connection_invalidated=True)
-    assert problem_for(lost).code == "connection-lost"
-
-
 def test_the_root_catches_everything_of_ours_and_nothing_else() -> None:
     for error in leaves():
         assert issubclass(error, FastAPIDatabaseError)
@@ -349,55 +268,6 @@ def test_the_root_catches_everything_of_ours_and_nothing_else() -> None:
     assert errors.QueueTimeout("x").retry_after == 1
     assert errors.InvalidURL("x").retry_after is None
     assert errors.QueueTimeout("x", retry_after=7).retry_after == 7
-
-
-# A server whose tables are not those of the application.
-
-
-@pytest.mark.parametrize("missing", ["table", "column"])
-@pytest.mark.parametrize("name", ROUTERS)
-@pytest.mark.parametrize("case", EVERY_DRIVER, ids="-".join)
-def test_a_missing_table_or_column_is_answered_500_and_named_in_the_log(
-    request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture, case: tuple[Kind, str], name: str, missing: str
-) -> None:
-    kind, driver = case
-    db = Database(url_for(request, driver))
-    if missing == "column":
-        with db.begin() as session:
-            session.execute(text("CREATE TABLE guests (other INTEGER)"))
-    app, routes = FastAPI(), router(name)
-    db.install(app)
-    routes.add_api_route("/", endpoint(db, kind, lambda session: session.scalars(select(Guest)).all()))
-    app.include_router(routes)
-    with TestClient(app) as client:
-        answered = client.get("/")
-    assert (answered.status_code, answered.json()["code"]) == (500, "schema-mismatch")
-    assert answered.headers["content-type"] == "application/problem+json"
-    assert "guests" not in answered.text
-    (record,) = [one for one in caplog.records if one.name == "fastapi_database"]
-    assert record.levelno == logging.ERROR
-    assert "GET / answered 500" in record.getMessage()
-    assert re.search(r"no such (table|column): guests|guests.* does not exist", caplog.text)
-    assert db.stats().in_use == 0
-
-
-@pytest.mark.parametrize("name", ROUTERS)
-@pytest.mark.parametrize("kind", ["sync", "async"])
-def test_a_missing_driver_is_answered_500_and_named_in_the_log(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, kind: Kind, name: str
-) -> None:
-    find = importlib.util.find_spec
-    hidden = {"psycopg", "asyncpg"}
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in hidden else find(name, *rest))
-    db, app, routes = Database("postgresql://host/app"), FastAPI(), router(name)
-    db.install(app)
-    routes.add_api_route("/", endpoint(db, kind, lambda session: session.execute(text("SELECT 1")).scalar()))
-    app.include_router(routes)
-    with TestClient(app) as client:
-        answered = client.get("/")
-    assert (answered.status_code, answered.json()["code"]) == (500, "driver-not-installed")
-    assert "pip install" not in answered.text
-    assert "pip install 'fastapi-database[postgresql]'" in caplog.text
 
 
 def answer(app: FastAPI, function: Callable[..., Any]) -> None:

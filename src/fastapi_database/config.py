@@ -74,6 +74,11 @@ _REFUSED = {
     "close_resets_only": "a unit of work that has ended refuses to work by itself",
     "class_": "the session class carries the guarantees; listen to events of sqlalchemy.orm.Session instead",
 }
+_AUTOCOMMIT = (
+    "commits every statement by itself, so an error could not undo what came before it; leave it out. A statement that "
+    "must stand outside of a transaction, such as VACUUM, has its own connection: "
+    'db.engine.connect().execution_options(isolation_level="AUTOCOMMIT")'
+)
 ENVIRONMENT = {
     "DATABASE_URL": "url",
     "DATABASE_MAX_CONNECTIONS": "max_connections",
@@ -120,6 +125,7 @@ def settings(
         url = _from_environment(os.environ if environ is None else environ, own, options)
     _take_pool_names(own, options)
     _refuse_unknown(options)
+    _refuse_autocommit(options)
     result = Settings(
         url=url,
         metadata=tuple(_metadata(models)),
@@ -140,6 +146,12 @@ def refuse_unknown_dialect_options(options: Mapping[str, Any], known: Iterable[s
                 f"Database() has no setting {name!r}{_did_you_mean(name, candidates)} Settings are those of "
                 "Database, create_engine and Session; see docs/reference/engine-defaults.md"
             )
+
+
+def refuse_autocommit_of_the_driver(where: str, arguments: Mapping[str, Any]) -> None:
+    """Raise for the ``autocommit`` of psycopg, and of sqlite3 since Python 3.12, in what a driver is called with."""
+    if arguments.get("autocommit"):
+        raise ConflictingSettings(f"{where} autocommit={arguments['autocommit']!r} {_AUTOCOMMIT}")
 
 
 def _from_environment(environ: Mapping[str, str], own: dict[str, Any], options: dict[str, Any]) -> str:
@@ -209,14 +221,24 @@ def _refuse_unknown(options: Mapping[str, Any]) -> None:
     for name in options:
         if name in _REFUSED:
             raise ConflictingSettings(f"Database() does not take {name!r}: {_REFUSED[name]}")
-    arguments = options.get("connect_args", {})
-    if not isinstance(arguments, Mapping):
-        raise ConflictingSettings(
-            f"connect_args is a {type(arguments).__name__}; it must be a dict of the driver's own"
-        )
+    for name, whose in (("connect_args", "the driver"), ("execution_options", "SQLAlchemy")):
+        value = options.get(name, {})
+        if not isinstance(value, Mapping):
+            raise ConflictingSettings(f"{name} is a {type(value).__name__}; it must be a dict of options of {whose}")
     poolclass = options.get("poolclass")
     if poolclass is not None and not (isinstance(poolclass, type) and issubclass(poolclass, Pool)):
         raise ConflictingSettings(f"poolclass={poolclass!r} is not a class of sqlalchemy.pool")
+
+
+def _refuse_autocommit(options: Mapping[str, Any]) -> None:
+    executing: Mapping[str, Any] = options.get("execution_options", {})
+    for where, level in (
+        ("isolation_level", options.get("isolation_level")),
+        ("execution_options' isolation_level", executing.get("isolation_level")),
+    ):
+        if isinstance(level, str) and level.upper() == "AUTOCOMMIT":
+            raise ConflictingSettings(f"{where}={level!r} {_AUTOCOMMIT}")
+    refuse_autocommit_of_the_driver("connect_args'", options.get("connect_args", {}))
 
 
 def _did_you_mean(name: str, candidates: Iterable[str]) -> str:

@@ -78,8 +78,15 @@ def recorded() -> Iterator[list[str]]:
         if not statement.startswith("BEGIN"):
             statements.append(statement)
 
-    event.listen(Engine, "before_cursor_execute", note)
-    try:
+    with listening(Engine, "before_cursor_execute", note):
         yield statements
+
+
+@contextmanager
+def listening(target: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
+    """Listen to an event of SQLAlchemy for as long as the block lasts."""
+    event.listen(target, name, function)
+    try:
+        yield
     finally:
-        event.remove(Engine, "before_cursor_execute", note)
+        event.remove(target, name, function)

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 
 from docs.blocks import DOCS
 from fastapi_database import errors
+from fastapi_database.errors import FastAPIDatabaseError
 
 INDEX = DOCS / "errors" / "index.md"
 
 
-def leaves(cls: type[errors.FastAPIDatabaseError]) -> Iterator[type[errors.FastAPIDatabaseError]]:
+def leaves(cls: type[FastAPIDatabaseError] = FastAPIDatabaseError) -> Iterator[type[FastAPIDatabaseError]]:
     """Every class that is raised; those with subclasses only group them."""
     children = cls.__subclasses__()
     if not children:
@@ -35,12 +36,12 @@ def problems() -> dict[str, errors.Problem]:
 
 def codes() -> set[str]:
     """Every code that needs a page."""
-    return {cls.code for cls in leaves(errors.FastAPIDatabaseError)} | set(problems())
+    return {cls.code for cls in leaves()} | set(problems())
 
 
 def heading(code: str) -> str:
     """The line under the heading of an error's page."""
-    for cls in leaves(errors.FastAPIDatabaseError):
+    for cls in leaves():
         if cls.code == code:
             return f"**{cls.status}** *{cls.title}* · `fastapi_database.errors.{cls.__name__}`"
     problem = problems()[code]
@@ -49,16 +50,13 @@ def heading(code: str) -> str:
 
 def raised_table() -> str:
     """The errors this library raises by itself."""
-    rows = [
-        f"| [{cls.code}]({cls.code}.md) | `{cls.__name__}` | {cls.status} | {_summary(cls)} |"
-        for cls in leaves(errors.FastAPIDatabaseError)
-    ]
+    rows = [f"| [{cls.code}]({cls.code}.md) | `{cls.__name__}` | {cls.status} | {_summary(cls)} |" for cls in leaves()]
     return "\n".join(["| code | class | status | raised when |", "|---|---|---|---|", *rows])
 
 
 def answered_table() -> str:
     """The errors of SQLAlchemy and of the drivers, as a client reads them."""
-    own = {cls.code for cls in leaves(errors.FastAPIDatabaseError)}
+    own = {cls.code for cls in leaves()}
     rows = [
         f"| [{problem.code}]({problem.code}.md) | {problem.status} | {problem.title} |"
         for problem in sorted(problems().values(), key=lambda problem: (problem.status, problem.code))
@@ -67,7 +65,7 @@ def answered_table() -> str:
     return "\n".join(["| code | status | title |", "|---|---|---|", *rows])
 
 
-def _summary(cls: type[errors.FastAPIDatabaseError]) -> str:
+def _summary(cls: type[FastAPIDatabaseError]) -> str:
     return (cls.__doc__ or "").strip().splitlines()[0].replace("``", "`")
 
 

@@ -20,6 +20,7 @@ from docs.blocks import DOCS, ROOT, pages, read_blocks, relative
 from fastapi_database.config import ENVIRONMENT, Settings
 from fastapi_database.core import connections
 from fastapi_database.engines import dialect_for, postgresql, sqlite
+from fastapi_database.web import health
 
 SETTINGS = Settings(url="sqlite://")
 KOREAN = DOCS / "ko"
@@ -164,7 +165,10 @@ def test_c0_every_pragma_and_every_number_is_listed() -> None:
     for variable, argument in ENVIRONMENT.items():
         assert listed(variable)
         assert argument == "url" or listed(argument)
-    assert f"After {connections.PING_AFTER:g} seconds of rest" in DEFAULTS.read_text(encoding="utf-8")
+    text = DEFAULTS.read_text(encoding="utf-8")
+    assert f"After {connections.PING_AFTER:g} seconds of rest" in text
+    assert f"for {health.ANSWERED_WITHIN:g} seconds before it asks again" in text
+    assert f"question after {health.PROBE_TIMEOUT:g} seconds" in text
 
 
 def test_c0_every_default_has_a_reason_and_a_switch_or_says_why_there_is_none() -> None:
@@ -183,6 +187,14 @@ def listed(text: str) -> bool:
     table = "\n".join(line for line in prose(DEFAULTS) if line.startswith("|"))
     whole = re.compile(rf"(?<!\w){re.escape(text)}(?!\w)")
     return any(whole.search(code) for code in re.findall(r"`([^`]+)`", table))
+
+
+# README.md
+
+
+def test_the_readme_has_one_complete_application_of_at_most_45_lines() -> None:
+    (block,) = (block for block in read_blocks(ROOT / "README.md") if block.language == "python")
+    assert block.source.count("\n") <= 45
 
 
 # The site

@@ -1,22 +1,24 @@
 """SQLite: which BEGIN a unit opens with, and what opening a file can answer."""
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
 from fastapi import Depends, FastAPI
 from fastapi.testclient import TestClient
-from sqlalchemy import Engine, column, event, exists, func, literal, select, table, text, union
+from sqlalchemy import Engine, column, exists, func, literal, select, table, text, union
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from apps.c_cases import KINDS, ROUTERS, Kind, endpoint, router, work
+from apps.c_cases import KINDS, ROUTERS, Kind, endpoint, listening, router, work
 from fastapi_database import Database
+from fastapi_database.engines import dialect_for
 from fastapi_database.errors import Unreachable
 
 SELECT, INSERT = text("SELECT count(*) FROM t"), text("INSERT INTO t VALUES (1)")
@@ -40,11 +42,8 @@ def begins() -> Iterator[list[str]]:
         if statement.startswith("BEGIN"):
             found.append(statement)
 
-    event.listen(Engine, "before_cursor_execute", note)
-    try:
+    with listening(Engine, "before_cursor_execute", note):
         yield found
-    finally:
-        event.remove(Engine, "before_cursor_execute", note)
 
 
 @pytest.mark.parametrize("name", ROUTERS)
@@ -121,11 +120,26 @@ def test_an_engine_of_ours_without_a_unit_begins_as_sqlite_does(db: Database) ->
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_rollback_is_one_with_skip_autocommit_rollback_too(sqlite_url: str, kind: Kind) -> None:
+    db = Database(sqlite_url, skip_autocommit_rollback=True, max_connections=1)
+
+    def fail(session: Session) -> None:
+        session.execute(text("CREATE TABLE t (id INTEGER)"))
+        raise InterruptedError
+
+    for _ in range(2):
+        with pytest.raises(InterruptedError):
+            work(db, kind, fail)
+    db.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_file_that_can_not_be_opened_says_which_and_why(tmp_path: Path, kind: Kind) -> None:
     cases = {
         f"sqlite:///{tmp_path}/missing/app.db": f"the folder {tmp_path}/missing does not exist",
         f"sqlite:///{tmp_path}": "unable to open database file",
-        f"sqlite:///file:{tmp_path}/none.db?mode=ro&uri=true": "unable to open database file",
+        f"sqlite:///file:{tmp_path}/none.db?mode=ro&uri=true": "unable to open database file [",
+        f"sqlite:///file:{tmp_path}/missing/app.db?mode=ro&uri=true": f"the folder {tmp_path}/missing does not exist",
     }
     for url, says in cases.items():
         db = Database(url)
@@ -135,6 +149,36 @@ def test_a_file_that_can_not_be_opened_says_which_and_why(tmp_path: Path, kind: 
         assert str(tmp_path) in str(caught.value)
         assert db.stats().open == 0
         db.close()
+
+
+def test_the_address_is_the_file_in_whatever_form_the_url_has_it() -> None:
+    """Where every connection is busy, `/ready` looks whether this is there."""
+    for url, address in {
+        "sqlite:///app.db": "app.db",
+        "sqlite:////data/app.db": "/data/app.db",
+        "sqlite:///file:app.db?uri=true": "app.db",
+        "sqlite:///file:///data/the%20app.db?mode=ro&uri=true": "/data/the app.db",
+        "sqlite:///file:app?mode=memory&cache=shared&uri=true": None,
+        "sqlite:///:memory:": None,
+        "sqlite://": None,
+    }.items():
+        assert dialect_for(url).address() == address
+
+
+@pytest.mark.parametrize("query", ["mode=ro", "immutable=1"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_that_can_only_be_read_is_read_and_says_so_to_a_writer(tmp_path: Path, kind: Kind, query: str) -> None:
+    file = tmp_path / "app.db"
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("CREATE TABLE t (id INTEGER)")
+    app, db = FastAPI(), Database(f"sqlite:///file:{file}?{query}&uri=true", max_connections=1)
+    db.install(app)
+    app.add_api_route("/", endpoint(db, kind, lambda session: session.scalar(SELECT)), methods=["GET", "POST"])
+    app.add_api_route("/write", endpoint(db, kind, lambda session: session.execute(INSERT) and None), methods=["POST"])
+    with TestClient(app) as client:
+        assert client.get("/").json() == client.post("/").json() == 0
+        refused = client.post("/write")
+        assert (refused.status_code, refused.json()["code"]) == (503, "read-only")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,16 +1,23 @@
 """B13, B15: a database that goes away and comes back, and the probes that ask for it."""
 
+import asyncio
 import statistics
 import time
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
+import httpx
 import pytest
+from fastapi import FastAPI
+from sqlalchemy import event, text
 
 from apps.b_faults import black_hole
 from apps.b_serving import POOL, Form, Served, comes_true
+from apps.c_cases import work
+from fastapi_database import Database
 from support.clients import Answer, burst, statuses
 from support.postgres import LocalServer, PostgreSQL
 from support.server import Server
@@ -110,6 +117,42 @@ def test_b15_a_sqlite_file_that_can_not_be_opened_is_not_ready(serve: Callable[.
     url = f"sqlite:///{tmp_path / 'missing' / 'x.sqlite'}"
     server = serve(APP, env={"DATABASE_URL": url, "WITHOUT_TABLES": "yes"})
     assert (probe(server, "ready").status, probe(server, "live").status) == (503, 200)
+
+
+def test_b15_a_sqlite_file_that_is_no_database_is_not_ready(serve: Callable[..., Server], tmp_path: Path) -> None:
+    file = tmp_path / "garbage.sqlite"
+    file.write_bytes(b"garbage" * 1000)
+    server = serve(APP, env={"DATABASE_URL": f"sqlite:///{file}", "WITHOUT_TABLES": "yes"})
+    assert statuses([probe(server, "ready") for _ in range(5)]) == {503: 5}
+    assert probe(server, "live").status == 200
+    file.unlink()
+    assert comes_true(lambda: probe(server, "ready").status == 200)
+    assert "Traceback" not in server.log()
+
+
+def test_b15_whatever_the_driver_raises_is_not_ready_and_never_a_500(async_url: str) -> None:
+    """An error of the driver's own, for a connection is asked below SQLAlchemy."""
+
+    async def main() -> None:
+        db, app = Database(async_url), FastAPI()
+        db.install(app)
+        app.include_router(db.health())
+
+        @event.listens_for(db.async_engine.sync_engine, "connect")
+        def look(connection: Any, _record: object) -> None:
+            connection.cursor().execute("SELECT * FROM made_later")
+
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app") as client:
+            answers = [await client.get("/ready") for _ in range(3)]
+            assert [answer.status_code for answer in answers] == [503] * 3
+            await asyncio.to_thread(
+                work, db, "sync", lambda session: session.execute(text("CREATE TABLE made_later (id INT)"))
+            )
+            assert (await client.get("/ready")).status_code == 200
+            assert (db.stats().in_use, db.stats().open) == (0, 1)
+        await db.aclose()
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("driver", ASYNC_DRIVERS)

@@ -1,43 +1,25 @@
-"""C6: what a response model reads of ORM objects is loaded, one statement per relationship, and never made up."""
+"""C6: what a response model reads of ORM objects is loaded, one statement per relationship, as eager loading would."""
 
 import dataclasses
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Generic, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-import fastapi
 import pytest
-from fastapi import FastAPI
-from fastapi.exceptions import ResponseValidationError
-from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from pydantic import AliasPath, BaseModel, Field, RootModel
-from sqlalchemy import Select, event, insert, select
-from sqlalchemy.orm import (
-    ORMExecuteState,
-    Session,
-    joinedload,
-    raiseload,
-    selectinload,
-    subqueryload,
-    with_loader_criteria,
-)
+from sqlalchemy import Select, insert, select
+from sqlalchemy.orm import Session, selectinload
 from sqlalchemy.sql.base import ExecutableOption
 
-from apps.c_cases import EVERY_DRIVER, Kind, endpoint, opened, recorded, work
+from apps.c_cases import EVERY_DRIVER, Kind, opened, recorded
 from apps.c_library import (
     Author,
     AuthorCollections,
     AuthorFirst,
-    AuthorNever,
     AuthorOut,
-    AuthorTitles,
     Base,
     Book,
-    BossOut,
     Chapter,
     ChapterOut,
     Editor,
@@ -57,10 +39,9 @@ from apps.c_library import (
     TagWithBooks,
     book_tags,
 )
-from fastapi_database import Database, DatabaseRoute
+from apps.c_relationships import OF_AUTHORS, OF_EMPLOYEES, all_of, as_sqlalchemy_loads, hook, serving
+from fastapi_database import Database
 from fastapi_database.core.relations import CHUNK
-
-T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +53,6 @@ class Reading:
     relationships: int
 
 
-OF_AUTHORS, OF_EMPLOYEES = select(Author).order_by(Author.id), select(Employee).order_by(Employee.id)
 READINGS: dict[type[Out], Reading] = {
     AuthorOut: Reading(
         OF_AUTHORS,
@@ -105,10 +85,14 @@ READINGS: dict[type[Out], Reading] = {
     EmployeeOut: Reading(OF_EMPLOYEES, [selectinload(Employee.publisher)], 1),
     StaffOut: Reading(OF_EMPLOYEES, [selectinload(Employee.staff).selectinload(Employee.publisher)], 2),
 }
+
+
 RECURSIVE = {
     NodeOut: select(Node).where(Node.parent_id.is_(None)).order_by(Node.id),
     NodeUp: select(Node).order_by(Node.id),
 }
+
+
 IN_ANY_ORDER = {"tags", "book_set"}  # relationships without order_by; TagWithBooks sorts its books below
 
 
@@ -198,214 +182,6 @@ class BookWithChapters(Out):
     chapters: list[ChapterOut]
 
 
-class Page(BaseModel, Generic[T]):
-    items: list[T]
-    total: int
-
-
-@dataclasses.dataclass
-class Envelope:
-    items: list[AuthorTitles]
-
-
-class Flat(Out):
-    title: str
-    author_name: str = Field(validation_alias=AliasPath("author", "name"))
-
-
-ENVELOPES: dict[str, tuple[Any, Any, Any]] = {
-    # what the endpoint makes of a list of authors, its response model, and what the list is in the answer
-    "generic page": (lambda rows: {"items": rows, "total": 2}, Page[AuthorTitles], lambda body: body["items"]),
-    "dataclass": (lambda rows: {"items": rows}, Envelope, lambda body: body["items"]),
-    "dictionary": (
-        lambda rows: {str(row.id): row for row in rows},
-        dict[str, AuthorTitles],
-        lambda body: list(body.values()),
-    ),
-    "root model": (lambda rows: rows, RootModel[list[AuthorTitles]], lambda body: body),
-    "tuple": (tuple, tuple[AuthorTitles, ...], lambda body: body),
-    "nested lists": (lambda rows: [rows], list[list[AuthorTitles]], lambda body: body[0]),
-    "optional": (lambda rows: rows, list[AuthorTitles | None] | None, lambda body: body),
-}
-
-
-@pytest.mark.parametrize("envelope", ENVELOPES)
-@pytest.mark.parametrize("kind", ["sync", "async"])
-def test_c6_objects_are_found_wherever_the_response_model_has_them(kind: Kind, envelope: str) -> None:
-    make, model, unwrap = ENVELOPES[envelope]
-    db = small_library()
-    with (
-        serving(kind, db, {"/": (lambda session: make(session.scalars(OF_AUTHORS).all()), model)}) as client,
-        recorded() as statements,
-    ):
-        answer = client.get("/")
-    assert unwrap(answer.json()) == TITLES
-    assert len(statements) == 2
-    db.close()
-
-
-@pytest.mark.parametrize("kind", ["sync", "async"])
-def test_c6_a_flattening_alias_reads_its_relationship_once(kind: Kind) -> None:
-    db = small_library()
-    with (
-        serving(kind, db, {"/": (all_of(select(Book).order_by(Book.id)), list[Flat])}) as client,
-        recorded() as statements,
-    ):
-        answer = client.get("/")
-    assert [row["author_name"] for row in answer.json()] == ["a", "a", "b", "b"]
-    assert len(statements) == 2
-    db.close()
-
-
-@pytest.mark.parametrize("kind", ["sync", "async"])
-@pytest.mark.parametrize("loader", [selectinload, joinedload, subqueryload])
-def test_c6_what_the_query_loaded_eagerly_is_taken_and_the_rest_is_loaded(kind: Kind, loader: Any) -> None:
-    db = small_library()
-    half = OF_AUTHORS.options(loader(Author.books))
-    routes = {"/": (lambda session: session.scalars(half).unique().all(), list[AuthorOut])}
-    with serving(kind, db, routes) as client, recorded() as statements:
-        answer = client.get("/")
-    full = OF_AUTHORS.options(loader(Author.books).selectinload(Book.tags))
-    assert answer.json() == as_sqlalchemy_loads(db, AuthorOut, full)
-    by_query = 1 if loader is joinedload else 2
-    # publisher, profile, tags and chapters; there are no chapters, so their notes cost nothing.
-    assert len(statements) <= by_query + 4
-    db.close()
-
-
-@pytest.mark.parametrize("kind", ["sync", "async"])
-def test_c6_criteria_of_the_query_hold_for_what_is_loaded_after_it(kind: Kind) -> None:
-    """`with_loader_criteria` in a query goes with its objects: a tenant must not see what another one has."""
-    db = small_library()
-    visible = OF_AUTHORS.options(with_loader_criteria(Book, Book.visible.is_(True)))
-    with serving(kind, db, {"/": (all_of(visible), list[AuthorTitles])}) as client:
-        assert client.get("/").json() == as_sqlalchemy_loads(db, AuthorTitles, visible)
-        assert [len(author["books"]) for author in client.get("/").json()] == [1, 1]
-    db.close()
-
-
-@pytest.mark.parametrize("kind", ["sync", "async"])
-def test_c6_criteria_of_a_session_hook_hold_for_what_is_loaded(kind: Kind) -> None:
-    db = small_library()
-
-    def only_visible(state: ORMExecuteState) -> None:
-        if state.is_select and not state.is_column_load and not state.is_relationship_load:
-            state.statement = state.statement.options(with_loader_criteria(Book, Book.visible.is_(True)))
-
-    with hook(only_visible), serving(kind, db, {"/": (all_of(OF_AUTHORS), list[AuthorTitles])}) as client:
-        assert [len(author["books"]) for author in client.get("/").json()] == [1, 1]
-    db.close()
-
-
-@pytest.mark.parametrize("kind", ["sync", "async"])
-def test_c6_a_hook_that_hides_parents_does_not_empty_their_collections(kind: Kind) -> None:
-    """Soft delete with an opt-out: the parents are hidden from everybody who does not ask for them."""
-    db = small_library()
-    with db.begin() as session:
-        for author in session.scalars(select(Author)):
-            author.hidden = True
-
-    def without_hidden(state: ORMExecuteState) -> None:
-        first = state.is_select and not state.is_column_load and not state.is_relationship_load
-        if first and not state.execution_options.get("include_hidden"):
-            criteria = with_loader_criteria(Author, Author.hidden.is_(False), include_aliases=True)
-            state.statement = state.statement.options(criteria)
-
-    def everybody(session: Session) -> Any:
-        return session.scalars(OF_AUTHORS, execution_options={"include_hidden": True}).all()
-
-    with hook(without_hidden), serving(kind, db, {"/": (everybody, list[AuthorTitles])}) as client:
-        assert client.get("/").json() == TITLES
-    db.close()
-
-
-@pytest.mark.parametrize("kind", ["sync", "async"])
-@pytest.mark.parametrize("where", ["mapping", "query", "wildcard"])
-def test_c6_a_relationship_that_may_not_load_fails_and_is_never_empty(
-    kind: Kind, where: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    db = small_library()
-    options = {"mapping": [], "query": [raiseload(Author.books)], "wildcard": [raiseload("*")]}
-    statement = OF_AUTHORS.options(*options[where])
-    model, name = (AuthorNever, "never") if where == "mapping" else (AuthorTitles, "books")
-    routes = {"/": (all_of(statement), list[model])}  # type: ignore[valid-type]
-    with serving(kind, db, routes) as client:
-        said = refused(client, caplog)
-    assert f"'Author.{name}' is not available due to lazy='raise'" in said
-    db.close()
-
-
-@pytest.mark.parametrize("kind", ["sync", "async"])
-def test_c6_a_pending_child_is_answered_once(kind: Kind) -> None:
-    """`Book(author=…)` waits in the unloaded collection of its author until that is loaded."""
-    db = small_library()
-
-    def write_another(session: Session) -> Any:
-        authors = session.scalars(OF_AUTHORS).all()
-        session.add(Book(title="new", author=authors[0]))
-        return authors
-
-    with serving(kind, db, {"/": (write_another, list[AuthorTitles])}, method="POST") as client:
-        body = client.post("/").json()
-    assert [book["title"] for book in body[0]["books"]] == ["a1", "a2", "new"]
-    assert body[1] == TITLES[1]
-    db.close()
-
-
-@pytest.mark.parametrize("kind", ["sync", "async"])
-def test_c6_objects_in_a_circle_are_the_clear_error_they_are_without_us(kind: Kind) -> None:
-    db = small_library()
-    with db.begin() as session:
-        session.add_all([Employee(id=1), Employee(id=2, boss_id=1)])
-        session.flush()
-        session.get_one(Employee, 1).boss_id = 2
-    with (
-        serving(kind, db, {"/": (all_of(OF_EMPLOYEES), list[BossOut])}) as client,
-        pytest.raises(ResponseValidationError, match="cyclic reference"),
-    ):
-        client.get("/")
-    db.close()
-
-
-@pytest.mark.parametrize("kind", ["sync", "async"])
-def test_c6_an_object_of_an_ended_unit_fails_and_is_never_empty(kind: Kind, caplog: pytest.LogCaptureFixture) -> None:
-    db = small_library()
-    kept = work(db, kind, all_of(OF_AUTHORS))
-    with serving(kind, db, {"/": (lambda _: kept, list[AuthorTitles])}) as client:
-        assert re.search(r"unit-ended|not bound to a Session", refused(client, caplog))
-    db.close()
-
-
-def test_c6_on_a_plain_router_an_unloaded_relationship_of_an_async_session_is_a_clear_error(
-    request: pytest.FixtureRequest, async_url: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    db = small_library(async_url)
-    with (
-        serving("async", db, {"/": (all_of(OF_AUTHORS), list[AuthorTitles])}, plain=True) as client,
-        pytest.raises(ResponseValidationError) as caught,
-    ):
-        client.get("/")
-    said = str(caught.value)
-    for part in ("LoadOutsideSession", '"GET /"', "'books'", "selectinload", "load-outside-session"):
-        assert part in said
-    with serving(
-        "async", db, {"/": (all_of(OF_AUTHORS), list[AuthorTitles])}, plain=True, raise_server_exceptions=False
-    ) as client:
-        answer = client.get("/")
-    assert (answer.status_code, "[]" in answer.text) == (500, False)
-    db.close()
-
-
-@pytest.mark.parametrize("backend", ["sqlite_url", "postgresql_url"])
-def test_c6_on_a_plain_router_a_sync_session_loads_as_it_always_did(
-    request: pytest.FixtureRequest, backend: str
-) -> None:
-    db = small_library(request.getfixturevalue(backend))
-    with serving("sync", db, {"/": (all_of(OF_AUTHORS), list[AuthorTitles])}, plain=True) as client:
-        assert client.get("/").json() == TITLES
-    db.close()
-
-
 @dataclasses.dataclass
 class Library:
     """What Hypothesis makes up: numbers that stand for parents, 0 for none."""
@@ -486,66 +262,6 @@ def refill(db: Database, library: Library) -> None:
             session.flush()
 
 
-TITLES = [
-    {"id": 1, "books": [{"title": "a1"}, {"title": "a2"}]},
-    {"id": 2, "books": [{"title": "b1"}, {"title": "b2"}]},
-]
-
-
-def small_library(url: str = "sqlite://") -> Database:
-    """Two authors with two books each, one of them visible."""
-    db = Database(url, models=Base)
-    db.create_all()
-    with db.begin() as session:
-        for number, name in enumerate("ab", 1):
-            books = [Book(title=f"{name}{n}", visible=n == 1) for n in (1, 2)]
-            session.add(Author(id=number, name=name, books=books))
-    return db
-
-
-@contextmanager
-def serving(
-    kind: Kind,
-    db: Database,
-    routes: Mapping[str, tuple[Callable[[Session], Any], Any]],
-    *,
-    plain: bool = False,
-    method: str = "GET",
-    **options: Any,
-) -> Iterator[TestClient]:
-    """Serve functions of a session, each with its response model; without the lifespan, which would close memory."""
-    app = FastAPI()
-    db.install(app)
-    router = fastapi.APIRouter(route_class=APIRoute) if plain else fastapi.APIRouter(route_class=DatabaseRoute)
-    for path, (function, model) in routes.items():
-        router.add_api_route(path, endpoint(db, kind, function), methods=[method], response_model=model)
-    app.include_router(router)
-    with TestClient(app, **options) as client:
-        yield client
-
-
-def refused(client: TestClient, caplog: pytest.LogCaptureFixture) -> str:
-    """Get an answer that must be an error, and give what was said about it: raised as FastAPI does, or logged by us."""
-    try:
-        answer = client.get("/")
-    except ResponseValidationError as error:
-        return str(error)
-    assert answer.status_code == 500
-    assert "[]" not in answer.text
-    return caplog.text
-
-
-def all_of(statement: Select[Any]) -> Callable[[Session], Any]:
-    return lambda session: session.scalars(statement).all()
-
-
-def as_sqlalchemy_loads(db: Database, model: type[BaseModel], statement: Select[Any]) -> Any:
-    """Give what SQLAlchemy's own session and Pydantic make of it."""
-    with Session(db.engine) as session:
-        rows = session.scalars(statement).unique().all()
-        return [model.model_validate(row, from_attributes=True).model_dump(mode="json") for row in rows]
-
-
 def ordered(value: Any, name: str = "") -> Any:
     """Sort the lists that no `order_by` sorts."""
     if isinstance(value, dict):
@@ -557,12 +273,3 @@ def ordered(value: Any, name: str = "") -> Any:
         inner = [ordered(one) for one in value]
         return sorted(inner, key=str) if name in IN_ANY_ORDER else inner
     return value
-
-
-@contextmanager
-def hook(function: Callable[[ORMExecuteState], None]) -> Iterator[None]:
-    event.listen(Session, "do_orm_execute", function)
-    try:
-        yield
-    finally:
-        event.remove(Session, "do_orm_execute", function)

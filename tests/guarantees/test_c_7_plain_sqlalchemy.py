@@ -1,93 +1,23 @@
 """C7: it stays SQLAlchemy. What people wrote before they knew this library goes on to work."""
 
 import asyncio
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Any
 
 import pytest
-import sqlmodel
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from pydantic import BaseModel
-from sqlalchemy import Column, ForeignKey, Integer, String, delete, event, func, insert, select, text, update
-from sqlalchemy.ext.asyncio import AsyncAttrs, AsyncSession, async_object_session
-from sqlalchemy.ext.hybrid import hybrid_property
-from sqlalchemy.orm import (
-    ORMExecuteState,
-    Session,
-    declarative_base,
-    object_session,
-    relationship,
-    with_loader_criteria,
-)
+from sqlalchemy import Column, Integer, delete, func, insert, select, text, update
+from sqlalchemy.ext.asyncio import AsyncSession, async_object_session
+from sqlalchemy.orm import Session, declarative_base, object_session
 
-from apps.c_cases import EVERY_DRIVER, ROUTERS, Kind, endpoint, opened, router, url_for, work
+from apps.c_accounts import Account, AccountOut, Base, Entry, accounts
+from apps.c_cases import EVERY_DRIVER, ROUTERS, Kind, endpoint, router, url_for, work
 from fastapi_database import Database
-
-Base: Any = declarative_base()
-
-
-class Account(Base):
-    """Written as before SQLAlchemy 1.4: no annotations, `Column`, `relationship` by name."""
-
-    __tablename__ = "accounts"
-    id = Column(Integer, primary_key=True)
-    owner = Column(String(50), nullable=False)
-    cents = Column(Integer, nullable=False, default=0)
-    entries = relationship("Entry", back_populates="account", cascade="all, delete-orphan")
-
-    @hybrid_property
-    def euros(self) -> float:
-        return self.cents / 100
-
-    @euros.inplace.expression
-    @classmethod
-    def _euros(cls) -> Any:
-        return cls.cents / 100.0
-
-
-class Entry(AsyncAttrs, Base):
-    __tablename__ = "entries"
-    id = Column(Integer, primary_key=True)
-    account_id = Column(Integer, ForeignKey("accounts.id"), nullable=False)
-    account = relationship("Account", back_populates="entries")
-
-
-class Hero(sqlmodel.SQLModel, table=True):
-    id: int | None = sqlmodel.Field(default=None, primary_key=True)
-    name: str = sqlmodel.Field(index=True)
-    team_id: int | None = sqlmodel.Field(default=None, foreign_key="team.id")
-    team: "Team" = sqlmodel.Relationship(back_populates="heroes")
-
-
-class Team(sqlmodel.SQLModel, table=True):
-    id: int | None = sqlmodel.Field(default=None, primary_key=True)
-    name: str
-    heroes: list[Hero] = sqlmodel.Relationship(back_populates="team")
-
-
-class HeroOut(sqlmodel.SQLModel):
-    name: str
-
-
-class TeamOut(sqlmodel.SQLModel):
-    id: int
-    name: str
-    heroes: list[HeroOut]
-
-
-class AccountOut(BaseModel):
-    owner: str
-    euros: float
 
 
 @pytest.fixture(params=EVERY_DRIVER, ids="-".join)
 def case(request: pytest.FixtureRequest) -> tuple[Kind, Database]:
-    kind, db = opened(request, Base)
-    work(db, kind, lambda session: session.add_all(Account(owner=f"o{n}", cents=n * 100) for n in (1, 2, 3)))
-    return kind, db
+    return accounts(request)
 
 
 def test_c7_select_query_and_text_read_the_same(case: tuple[Kind, Database]) -> None:
@@ -170,107 +100,6 @@ def test_c7_hybrid_properties_work_in_queries_and_answers(case: tuple[Kind, Data
         assert client.get("/").json() == [{"owner": "o2", "euros": 2.0}, {"owner": "o3", "euros": 3.0}]
 
 
-@pytest.mark.parametrize("name", ROUTERS)
-def test_c7_session_hooks_and_criteria_reach_every_session(case: tuple[Kind, Database], name: str) -> None:
-    kind, db = case
-    app, routes = FastAPI(), router(name)
-    db.install(app)
-    everyone = select(Account).order_by(Account.id)
-    routes.add_api_route(
-        "/", endpoint(db, kind, lambda session: session.scalars(everyone).all()), response_model=list[AccountOut]
-    )
-    app.include_router(routes)
-
-    def not_the_first(state: ORMExecuteState) -> None:
-        if state.is_select:
-            state.statement = state.statement.options(with_loader_criteria(Account, Account.id > 1))
-
-    criteria = everyone.options(with_loader_criteria(Account, lambda cls: cls.id < 3, include_aliases=True))
-    assert len(work(db, kind, lambda session: session.scalars(criteria).all())) == 2
-    with listening(Session, "do_orm_execute", not_the_first):
-        with TestClient(app) as client:
-            assert [row["owner"] for row in client.get("/").json()] == ["o2", "o3"]
-        assert len(work(db, kind, lambda session: session.scalars(everyone).all())) == 2
-
-
-def test_c7_session_events_fire_in_their_order(case: tuple[Kind, Database]) -> None:
-    kind, db = case
-    seen: list[str] = []
-    names = ("after_begin", "before_flush", "after_flush", "before_commit", "after_commit", "after_rollback")
-
-    def note(name: str) -> Callable[..., None]:
-        return lambda *_: seen.append(name)
-
-    def fail(session: Session) -> None:
-        session.add(Account(owner="never"))
-        session.flush()
-        raise LookupError
-
-    hooks = [(Session, name, note(name)) for name in names]
-    for hook in hooks:
-        event.listen(*hook)
-    try:
-        work(db, kind, lambda session: session.add(Account(owner="new")))
-        committed, seen[:] = list(seen), []
-        with pytest.raises(LookupError):
-            work(db, kind, fail)
-    finally:
-        for hook in hooks:
-            event.remove(*hook)
-    assert committed == ["before_commit", "before_flush", "after_begin", "after_flush", "after_commit"]
-    assert seen == ["before_flush", "after_begin", "after_flush", "after_rollback"]
-
-
-def test_c7_engine_events_fire_once_for_each_thing_that_happens(case: tuple[Kind, Database]) -> None:
-    kind, db = case
-    seen: Counter[str] = Counter()
-
-    def count(name: str) -> Callable[..., None]:
-        def listen(*arguments: Any) -> None:
-            if name != "before_cursor_execute" or not arguments[2].startswith("BEGIN"):
-                seen[name] += 1
-
-        return listen
-
-    def attach(engine: Any) -> None:
-        for name in ("before_cursor_execute", "begin", "commit", "rollback", "connect", "checkout", "checkin"):
-            event.listen(engine, name, count(name))
-
-    def read(session: Session) -> None:
-        session.scalars(select(Account)).all()
-
-    def fail(session: Session) -> None:
-        read(session)
-        raise LookupError
-
-    if kind == "sync":
-        db.close()  # a new engine has no connection yet
-        attach(db.engine)
-        work(db, kind, read)
-        with pytest.raises(LookupError):
-            work(db, kind, fail)
-    else:
-
-        async def units() -> None:
-            attach(db.async_engine.sync_engine)
-            async with db.begin() as session:
-                await session.run_sync(read)
-            with pytest.raises(LookupError):
-                async with db.begin() as session:
-                    await session.run_sync(fail)
-
-        asyncio.run(units())
-    assert seen == {
-        "connect": 1,
-        "checkout": 2,
-        "checkin": 2,
-        "begin": 2,
-        "before_cursor_execute": 2,
-        "commit": 1,
-        "rollback": 1,
-    }
-
-
 def test_c7_an_object_knows_its_session_and_a_savepoint_its_outer_transaction(case: tuple[Kind, Database]) -> None:
     kind, db = case
 
@@ -327,42 +156,6 @@ def test_c7_the_async_session_has_all_of_its_methods(request: pytest.FixtureRequ
     db.close()
 
 
-@pytest.mark.parametrize("name", ROUTERS)
-def test_c7_sqlmodel_tables_and_answers(request: pytest.FixtureRequest, name: str) -> None:
-    for number, (kind, driver) in enumerate(EVERY_DRIVER):
-        db = Database(url_for(request, driver), models=sqlmodel.SQLModel)
-        db.create_all()
-        app, routes = FastAPI(), router(name)
-        db.install(app)
-
-        def create(team: Team, session: Annotated[Session, Depends(db.session)]) -> Team:
-            session.add(team)
-            session.flush()
-            return team
-
-        async def create_async(team: Team, session: Annotated[AsyncSession, Depends(db.async_session)]) -> Team:
-            session.add(team)
-            await session.flush()
-            return team
-
-        def teams(session: Session) -> Any:
-            found = session.scalars(sqlmodel.select(Team).order_by(sqlmodel.col(Team.id))).all()
-            return [team for team in found if team.heroes is not None]
-
-        made: Any = create if kind == "sync" else create_async
-        routes.add_api_route("/", made, methods=["POST"], response_model=Team)
-        routes.add_api_route("/", endpoint(db, kind, teams), response_model=list[TeamOut])
-        app.include_router(routes)
-        with TestClient(app) as client:
-            answer = client.post("/", json={"name": f"team {number}"})
-            assert (answer.status_code, answer.json()["name"]) == (200, f"team {number}")
-            identity = answer.json()["id"]
-            work(db, kind, lambda session, identity=identity: session.add(Hero(name="h", team_id=identity)))
-            found = [team for team in client.get("/").json() if team["id"] == identity]
-            assert found == [{"id": identity, "name": f"team {number}", "heroes": [{"name": "h"}]}]
-        db.close()
-
-
 def test_c7_several_metadata_are_created_together(sqlite_url: str) -> None:
     other: Any = declarative_base()
 
@@ -398,12 +191,3 @@ def test_c7_the_engine_serves_sqlalchemys_own_tools(case: tuple[Kind, Database])
             return await session.scalar(select(func.count()).select_from(Account)) or 0
 
     assert asyncio.run(core()) == 5
-
-
-@contextmanager
-def listening(target: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
-    event.listen(target, name, function)
-    try:
-        yield
-    finally:
-        event.remove(target, name, function)

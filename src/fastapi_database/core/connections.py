@@ -52,7 +52,7 @@ class Connections:
     def __init__(self, dialect: Dialect, settings: Settings) -> None:
         self.dialect = dialect
         self.last_answer = float("-inf")
-        """When the database last answered anything, on the monotonic clock."""
+        """When the database last answered a statement, on the monotonic clock. Opening a SQLite file reads nothing."""
         self._settings = settings
         self._lock = threading.RLock()
         self._sync: Engine | None = None
@@ -115,7 +115,7 @@ class Connections:
         """Ask the database whether it is there, without leaving a connection behind.
 
         Called by a holder of a place. An idle connection is asked where there is one; else one is opened and closed
-        again. Raises what connecting raises.
+        again. Raises what connecting raises, and what the driver raises for the question.
         """
         try:
             engine = self.async_engine()
@@ -127,7 +127,8 @@ class Connections:
         connection = engine.raw_connection()
         try:
             cursor = connection.cursor()
-            cursor.execute("SELECT 1")
+            cursor.execute(self.dialect.question)
+            cursor.fetchall()
             cursor.close()
         except BaseException:
             connection.invalidate()
@@ -221,7 +222,6 @@ class Connections:
                 refused(unreachable)
             raise unreachable from None
         opened(connection)
-        self.last_answer = time.monotonic()
         return connection
 
     def _make_room(self, *, asynchronous: bool) -> None:

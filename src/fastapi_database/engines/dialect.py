@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from sqlalchemy.engine import URL, Engine
 
+from fastapi_database.config import refuse_autocommit_of_the_driver
 from fastapi_database.errors import DriverNotInstalled, FastAPIDatabaseError, Unreachable, UnsupportedDatabase
 
 
@@ -29,6 +30,8 @@ class Dialect(ABC):
     """The drivers a URL may name."""
     single_writer: ClassVar[bool] = False
     """True where the database lets only one transaction write at a time."""
+    question: ClassVar[str] = "SELECT 1"
+    """The cheapest statement that only a database in working order answers."""
 
     def __init__(self, url: URL) -> None:
         driver = url.drivername.partition("+")[2]
@@ -39,6 +42,7 @@ class Dialect(ABC):
                 f"{self.name}+{driver}:// names a driver this version does not know{hint} Known are "
                 f"{', '.join(self.drivers)}; without one the best that is installed is taken"
             )
+        refuse_autocommit_of_the_driver("the URL's", url.query)
         self.url = url
 
     @property

@@ -8,6 +8,7 @@ import uuid
 import weakref
 from collections.abc import Mapping
 from typing import Any, ClassVar
+from urllib.parse import unquote, urlsplit
 
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine
@@ -27,6 +28,7 @@ PRAGMAS: Mapping[str, str] = {
 """Set on every connection. ``synchronous`` stays at SQLite's FULL: a committed answer survives a power cut."""
 
 _BEGIN = "fastapi_database_begin"
+_PRIMARY = 0xFF  # the part of an extended result code that says what it is about: https://sqlite.org/rescode.html
 
 
 class SQLite(Dialect):
@@ -35,6 +37,7 @@ class SQLite(Dialect):
     name: ClassVar[str] = "sqlite"
     drivers: ClassVar[tuple[str, ...]] = ("pysqlite", "aiosqlite")
     single_writer: ClassVar[bool] = True
+    question: ClassVar[str] = "PRAGMA schema_version"  # reads the file; SELECT 1 succeeds on one that is no database
 
     def __init__(self, url: URL) -> None:
         super().__init__(url)
@@ -76,6 +79,8 @@ class SQLite(Dialect):
     def listen(self, engine: Engine) -> None:
         event.listen(engine, "connect", _set_pragmas)
         event.listen(engine, "begin", _begin)
+        if engine.dialect.skip_autocommit_rollback:
+            event.listen(engine, "rollback", _roll_back)
 
     def unit_engines(self, engine: Engine) -> UnitEngines:
         return UnitEngines(
@@ -87,12 +92,21 @@ class SQLite(Dialect):
         return True
 
     def address(self) -> tuple[str, int] | str | None:
-        return None if self._in_memory else self.url.database
+        return self._path
 
     def connect_error(self, error: Exception) -> FastAPIDatabaseError:
-        folder = os.path.dirname(os.path.abspath(self.url.database or "."))
+        folder = os.path.dirname(os.path.abspath(self._path or "."))
         hint = "" if os.path.isdir(folder) else f"; the folder {folder} does not exist"
         return Unreachable(f"{self.describe()} can not be opened: {error}{hint}")
+
+    @property
+    def _path(self) -> str | None:
+        """The path of the file; None for memory."""
+        database = self.url.database
+        if self._in_memory or database is None or self.url.query.get("mode") == "memory":
+            return None
+        # A URI, which sqlite3 takes with uri=true: https://sqlite.org/uri.html
+        return unquote(urlsplit(database).path) if database.startswith("file:") else database
 
     def open(self) -> None:
         if self._in_memory and self._anchor is None:
@@ -111,10 +125,22 @@ class SQLite(Dialect):
 def _set_pragmas(dbapi_connection: Any, _record: object) -> None:
     cursor = dbapi_connection.cursor()
     for name, value in PRAGMAS.items():
-        cursor.execute(f"PRAGMA {name}={value}")
-        cursor.fetchall()
+        try:
+            cursor.execute(f"PRAGMA {name}={value}")
+            cursor.fetchall()
+        except sqlite3.OperationalError as error:
+            # The journal mode stands in the file. One that can only be read keeps the mode it has, and has no writers.
+            if error.sqlite_errorcode & _PRIMARY != sqlite3.SQLITE_READONLY:
+                raise
     cursor.close()
 
 
 def _begin(connection: Connection) -> None:
-    connection.exec_driver_sql(connection.get_execution_options().get(_BEGIN, "BEGIN"))
+    options = connection.get_execution_options()
+    if options.get("isolation_level") != "AUTOCOMMIT":  # asked of this connection alone, for VACUUM and the like
+        connection.exec_driver_sql(options.get(_BEGIN, "BEGIN"))
+
+
+def _roll_back(connection: Connection) -> None:
+    # The option leaves out ROLLBACK where the driver's isolation_level is None, for it knows nothing of our BEGIN.
+    connection.connection.rollback()
