@@ -3,6 +3,7 @@
 import ast
 import asyncio
 import inspect
+import logging
 import os
 import re
 import socket
@@ -118,6 +119,34 @@ def test_the_pool_of_async_engines_closes_the_same_way(sqlite_url: str) -> None:
         await engine.dispose()
 
     asyncio.run(use())
+
+
+def test_a_connection_of_an_async_pool_can_be_closed_without_awaiting_anything(
+    async_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def use() -> None:
+        url = async_url.replace("sqlite:", "sqlite+aiosqlite:")
+        engine = create_async_engine(url, poolclass=internals.AsyncClosablePool, pool_size=2, max_overflow=0)
+        async with engine.connect() as connection:
+            record: Any = await connection.get_raw_connection()
+            driver: Any = record.driver_connection
+        pool: Any = engine.pool
+        assert pool.drop_one_idle()
+        assert not pool.drop_one_idle()
+        assert (pool.checkedin(), pool.checkedout()) == (0, 0)
+        if "asyncpg" in async_url:
+            assert driver.is_closed()
+        elif "psycopg" in async_url:
+            assert driver.closed
+        else:
+            await asyncio.to_thread(driver._thread.join, 5.0)
+            assert not driver._thread.is_alive()
+        async with engine.connect() as connection:
+            await connection.execute(text("SELECT 1"))
+        await engine.dispose()
+
+    asyncio.run(use())
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 def test_the_pool_logs_under_sqlalchemys_own_name(engine: Any) -> None:

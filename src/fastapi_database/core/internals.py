@@ -3,10 +3,12 @@
 Seen in SQLAlchemy 2.0.50 to 2.0.58 and 2.1.0 to 2.1.9, and in AnyIO 4.16. Each detail has a test in
 ``tests/core/test_internals.py`` that fails when a version changes it.
 
-* ``QueuePool._create_connection``, ``._close_connection``, ``._do_return_conn``, ``._dec_overflow``, ``._pool`` with
-  ``sqlalchemy.util.queue.Empty``, and ``_ConnectionRecord.close``: to close one idle connection of a pool, to keep
-  records without a connection out of its queue, and to close a connection that could not be set up. The public way to
-  close one, to check it out and invalidate it, opens one when the pool has none.
+* ``QueuePool._create_connection``, ``._close_connection``, ``._do_return_conn``, ``._dec_overflow``, ``._dialect``,
+  ``._pool`` with ``sqlalchemy.util.queue.Empty``, and ``_ConnectionRecord.close``: to close one idle connection of a
+  pool, to keep records without a connection out of its queue, and to close a connection that could not be set up. The
+  public way to close one, to check it out and invalidate it, opens one when the pool has none.
+* ``Dialect.has_terminate`` and what it means outside a greenlet: closing asyncpg's and aiosqlite's connections without
+  awaiting anything. psycopg has it not; its asynchronous ``close()`` awaits nothing (3.2.10 to 3.3.9).
 * ``__sqlalchemy_greenlet_provider__``: marks the greenlets in which ``await_only`` works.
 * ``Session.dispatch.do_orm_execute``: whether somebody listens to statements.
 * ``InstanceState.load_options`` and ``.callables``: the loader options of the query an object came from.
@@ -55,8 +57,25 @@ class ClosablePool(QueuePool):
             record = self._pool.get(False)
         except Empty:
             return False
-        record.close()
-        self._dec_overflow()
+        try:
+            record.close()
+        finally:
+            self._dec_overflow()
+        return True
+
+    def drop_one_idle(self) -> bool:
+        """Close one without awaiting anything, in a plain callback of its event loop; False when none is idle."""
+        try:
+            record: Any = self._pool.get(False)
+        except Empty:
+            return False
+        try:
+            if self._dialect.has_terminate:
+                record.invalidate()
+            else:
+                _run_at_once(greenlet_spawn(record.close))
+        finally:
+            self._dec_overflow()
         return True
 
     @property
@@ -86,6 +105,16 @@ class ClosablePool(QueuePool):
 
 class AsyncClosablePool(ClosablePool, AsyncAdaptedQueuePool):
     """The same for async engines."""
+
+
+def _run_at_once(coroutine: Any) -> None:
+    """Drive a coroutine that awaits nothing."""
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        return
+    coroutine.close()
+    raise RuntimeError("closing a connection awaited something: this version of the driver is not supported")
 
 
 def current_greenlet() -> greenlet | None:
