@@ -13,7 +13,7 @@ import stat
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable
-from concurrent.futures import CancelledError
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
@@ -257,19 +257,17 @@ class Connections:
         return False
 
     def _close_there(self, loop: asyncio.AbstractEventLoop, engine: AsyncEngine, *, asynchronous: bool) -> bool:
-        future = asyncio.run_coroutine_threadsafe(greenlet_spawn(_close_idle, engine.sync_engine), loop)
+        """Have another loop close an idle connection, at once: what it awaited, its end could interrupt."""
+        closed: Future[bool] = Future()
         try:
-            if asynchronous:
-                return bool(await_only(asyncio.wait_for(asyncio.wrap_future(future), _CLOSE_TIMEOUT)))
-            return bool(future.result(timeout=_CLOSE_TIMEOUT))
-        except (TimeoutError, CancelledError):  # the other loop is busy, or about to end
-            future.cancel()
+            loop.call_soon_threadsafe(lambda: closed.set_result(_drop_idle(engine)))
+        except RuntimeError:  # that loop has been closed meanwhile
             return False
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            return False  # the other loop ended and cancelled its work, not ours
+        if asynchronous:
+            return await_only(_result(closed))
+        with suppress(TimeoutError):  # that loop is busy, or about to end
+            return closed.result(timeout=_CLOSE_TIMEOUT)
+        return False
 
     def _checker(self, dialect: Any) -> Callable[[Any, Any, object], None]:
         def check(dbapi_connection: Any, record: Any, _proxy: object) -> None:
@@ -330,6 +328,25 @@ def _option_names(dialect: Dialect, driver: str) -> set[str]:
 
 def _close_idle(engine: Engine) -> bool:
     return isinstance(engine.pool, ClosablePool) and engine.pool.close_one_idle()
+
+
+def _drop_idle(engine: AsyncEngine) -> bool:
+    return isinstance(engine.sync_engine.pool, ClosablePool) and engine.sync_engine.pool.drop_one_idle()
+
+
+async def _result(closed: Future[bool]) -> bool:
+    """Wait on this loop for what another one does. Nothing is cancelled there when the wait ends early."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+
+    def wake(_: object) -> None:
+        with suppress(RuntimeError):  # this loop was closed: nobody waits
+            loop.call_soon_threadsafe(ready.set)
+
+    closed.add_done_callback(wake)
+    with suppress(TimeoutError):
+        await asyncio.wait_for(ready.wait(), _CLOSE_TIMEOUT)
+    return closed.done() and closed.result()
 
 
 def _answers(dialect: Any, dbapi_connection: Any) -> bool:

@@ -1,25 +1,31 @@
-"""Everything this library touches that SQLAlchemy does not document, in one place.
+"""Everything this library touches that SQLAlchemy and AnyIO do not document, in one place.
 
-Seen in SQLAlchemy 2.0.50 to 2.0.58 and 2.1.0 to 2.1.9. Each detail has a test in
+Seen in SQLAlchemy 2.0.50 to 2.0.58 and 2.1.0 to 2.1.9, and in AnyIO 4.16. Each detail has a test in
 ``tests/core/test_internals.py`` that fails when a version changes it.
 
-* ``QueuePool._create_connection``, ``._close_connection``, ``._do_return_conn``, ``._dec_overflow``, ``._pool`` with
-  ``sqlalchemy.util.queue.Empty``, and ``_ConnectionRecord.close``: to close one idle connection of a pool, to keep
-  records without a connection out of its queue, and to close a connection that could not be set up. The public way to
-  close one, to check it out and invalidate it, opens one when the pool has none.
+* ``QueuePool._create_connection``, ``._close_connection``, ``._do_return_conn``, ``._dec_overflow``, ``._dialect``,
+  ``._pool`` with ``sqlalchemy.util.queue.Empty``, and ``_ConnectionRecord.close``: to close one idle connection of a
+  pool, to keep records without a connection out of its queue, and to close a connection that could not be set up. The
+  public way to close one, to check it out and invalidate it, opens one when the pool has none.
+* ``Dialect.has_terminate`` and what it means outside a greenlet: closing asyncpg's and aiosqlite's connections without
+  awaiting anything. psycopg has it not; its asynchronous ``close()`` awaits nothing (3.2.10 to 3.3.9).
 * ``__sqlalchemy_greenlet_provider__``: marks the greenlets in which ``await_only`` works.
 * ``Session.dispatch.do_orm_execute``: whether somebody listens to statements.
 * ``InstanceState.load_options`` and ``.callables``: the loader options of the query an object came from.
 * ``_sqla_logger_namespace``: the name under which a pool logs.
 * ``sqlalchemy.util.get_cls_kwargs``: the options a dialect takes, as ``create_engine`` finds them.
 * ``sqlalchemy.util.await_only`` and ``greenlet_spawn``: the bridge between the two worlds; widely used.
+* ``anyio._backends._asyncio._task_states``: the innermost cancel scope of a task, which is shielded while AnyIO waits
+  for a worker thread. The public ``current_effective_deadline()`` can tell only below a scope that has a deadline.
 """
 
 from __future__ import annotations
 
+import asyncio
 from contextvars import ContextVar
 from typing import Any
 
+from anyio._backends import _asyncio
 from greenlet import getcurrent, greenlet
 from sqlalchemy.orm import InstanceState, LoaderCriteriaOption, Session
 from sqlalchemy.pool import AsyncAdaptedQueuePool, QueuePool
@@ -29,6 +35,7 @@ from sqlalchemy.util.queue import Empty
 __all__ = ["await_only", "get_cls_kwargs", "greenlet_spawn"]
 
 
+_ANYIO: Any = _asyncio  # what is taken from it has no types
 _OPENING: ContextVar[list[Any] | None] = ContextVar("fastapi_database_opening", default=None)
 
 
@@ -50,8 +57,25 @@ class ClosablePool(QueuePool):
             record = self._pool.get(False)
         except Empty:
             return False
-        record.close()
-        self._dec_overflow()
+        try:
+            record.close()
+        finally:
+            self._dec_overflow()
+        return True
+
+    def drop_one_idle(self) -> bool:
+        """Close one without awaiting anything, in a plain callback of its event loop; False when none is idle."""
+        try:
+            record: Any = self._pool.get(False)
+        except Empty:
+            return False
+        try:
+            if self._dialect.has_terminate:
+                record.invalidate()
+            else:
+                _run_at_once(greenlet_spawn(record.close))
+        finally:
+            self._dec_overflow()
         return True
 
     @property
@@ -83,6 +107,16 @@ class AsyncClosablePool(ClosablePool, AsyncAdaptedQueuePool):
     """The same for async engines."""
 
 
+def _run_at_once(coroutine: Any) -> None:
+    """Drive a coroutine that awaits nothing."""
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        return
+    coroutine.close()
+    raise RuntimeError("closing a connection awaited something: this version of the driver is not supported")
+
+
 def current_greenlet() -> greenlet | None:
     """Give SQLAlchemy's greenlet this code runs in, or None where nothing can be awaited."""
     current = getcurrent()
@@ -102,3 +136,10 @@ def criteria(state: InstanceState[Any]) -> tuple[LoaderCriteriaOption, ...]:
 def has_own_loader(state: InstanceState[Any], key: str) -> bool:
     """Tell whether the query an object came from said how this attribute loads: ``raiseload()``, ``lazyload()``."""
     return key in state.callables
+
+
+def in_shielded_scope() -> bool:
+    """Tell whether the running task's innermost cancel scope is shielded, as it is while AnyIO waits for a thread."""
+    task = asyncio.current_task()
+    state = None if task is None else _ANYIO._task_states.get(task)
+    return state is not None and state.cancel_scope is not None and bool(state.cancel_scope.shield)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi_database.config import Settings
 from fastapi_database.core.admission import Admission, Ticket
+from fastapi_database.core.cancellation import let_result_stand, nothing
 from fastapi_database.core.connections import Connections
 from fastapi_database.core.threads import Threads
 from fastapi_database.core.unit import AsyncUnit, Counters, Intent, SyncUnit
@@ -32,7 +33,7 @@ class Resources:
         self._session_options = {"expire_on_commit": False, **settings.session_options}
 
     def sync_unit(self, *, owner: object, intent: Intent, ticket: Ticket | None = None) -> SyncUnit:
-        """Open a unit for a thread; with a ``ticket`` its place is taken already."""
+        """Open a unit for a thread; that of a request brings its ``ticket``, and its COMMIT is always told."""
         return SyncUnit(
             connections=self.connections,
             admission=self.admission,
@@ -42,6 +43,7 @@ class Resources:
             session_options=self._session_options,
             ticket=ticket,
             allow_on_loop=self._not_serving,
+            on_success=nothing if ticket is None else let_result_stand,
         )
 
     def async_unit(self, *, owner: object, intent: Intent) -> AsyncUnit:

@@ -23,9 +23,9 @@ from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.sql.expression import FunctionElement, SelectBase, TextClause
 
 from fastapi_database.core.admission import REFUSALS, Admission, Ticket, refused
+from fastapi_database.core.cancellation import finish_despite_cancellation, nothing
 from fastapi_database.core.connections import Connections
 from fastapi_database.core.internals import await_only, current_greenlet, greenlet_spawn
-from fastapi_database.core.threads import finish_despite_cancellation
 from fastapi_database.errors import (
     ConcurrentUse,
     FastAPIDatabaseError,
@@ -87,6 +87,7 @@ class Unit(ABC):
         session_options: Mapping[str, Any],
         ticket: Ticket | None = None,
         allow_on_loop: Callable[[], bool] = lambda: True,
+        on_success: Callable[[], None] = nothing,
     ) -> None:
         self.owner = owner
         self.intent = intent
@@ -102,6 +103,7 @@ class Unit(ABC):
         """False from the moment a connection is asked for until it has begun a transaction."""
         self._cancelled = False
         self._allow_on_loop = allow_on_loop
+        self._on_success = on_success
         self.session = UnitSession(self, session_options)
 
     @property
@@ -146,6 +148,7 @@ class Unit(ABC):
             if commit and self.fatal is None and not self._cancelled:
                 if self.needs_io:
                     self.session.commit()
+                    self._on_success()
             else:
                 self.ended = True  # a thread whose request was cancelled may still be at work: its next statement fails
                 self._roll_back()

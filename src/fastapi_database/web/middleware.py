@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fastapi_database.core.admission import REFUSALS
+from fastapi_database.core.cancellation import ThreadsFirst
 from fastapi_database.errors import Unavailable
 from fastapi_database.web import internals, problems
 from fastapi_database.web.units import SCOPE_KEY, RequestUnits
@@ -75,11 +76,12 @@ class _Conversation:
         self._unhandled: Exception | None = None
         # A mounted application may have the middleware too; then the units are shared.
         self._units: RequestUnits = scope.setdefault(SCOPE_KEY, RequestUnits(scope))
+        self._request = ThreadsFirst(self._call(), holds=self._units.has_sync_session)
 
     async def run(self) -> None:
         units = self._units
         try:
-            await self._app(self._scope, self._receive, self._forward)
+            await self._request
         except BaseException as error:
             if _is_replacement(error):
                 if self._unhandled is not None:
@@ -94,7 +96,11 @@ class _Conversation:
             if units.pending:
                 await units.abandon()
 
+    async def _call(self) -> None:
+        await self._app(self._scope, self._receive, self._forward)
+
     async def _forward(self, message: Message) -> None:
+        self._request.deliver()  # nobody waits for this answer any more
         if not self._started:
             status = _status(message)
             if status is not None:

@@ -46,6 +46,10 @@ class RequestUnits:
         """Whether a unit is open, or a swallowed error still has to be told."""
         return any(not unit.ended for unit in self.units.values())
 
+    def has_sync_session(self) -> bool:
+        """Tell whether a thread may be at work on a session of this request."""
+        return any(isinstance(unit, SyncUnit) and not unit.ended for unit in self.units.values())
+
     def __str__(self) -> str:
         """Name the request for messages: method and route."""
         method = self._scope.get("method", "WebSocket")
