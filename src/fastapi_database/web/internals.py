@@ -101,6 +101,8 @@ class Answer:
     options: TransactionOptions
     function_exits: bool
     """Whether a function-scoped dependency has an exit to run between the endpoint and the response."""
+    may_change: bool
+    """Whether a route class of the application has the last word on the response."""
     overrides: Any
 
     @property
@@ -148,7 +150,7 @@ class Answer:
         return response
 
 
-def answer_of(route: APIRoute) -> Answer:
+def answer_of(route: APIRoute, *, may_change: bool = False) -> Answer:
     """Describe a route while FastAPI builds its handler, once per inclusion."""
     context = _effective_route_context_var.get()
     effective: Any = context if context is not None and context.original_route is route else route
@@ -165,6 +167,7 @@ def answer_of(route: APIRoute) -> Answer:
         endpoint_context=context_of_endpoint,
         options=transaction_options(route.endpoint),
         function_exits=_has_function_exits(effective.dependant),
+        may_change=may_change,
         overrides=effective.dependency_overrides_provider,
     )
 
