@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
@@ -34,6 +35,8 @@ from fastapi_database.errors import (
     UnitEnded,
     WrongSession,
 )
+
+logger = logging.getLogger("fastapi_database")
 
 _STOP_TIMEOUT = 1.0  # seconds a cancelled statement gets to let go of its connection, which then is closed
 
@@ -100,6 +103,8 @@ class Unit(ABC):
         self._engine: Engine | None = None
         self._connected = True
         """False from the moment a connection is asked for until it has begun a transaction."""
+        self._acknowledged = False
+        """True once the database has acknowledged a COMMIT."""
         self._cancelled = False
         self._allow_on_loop = allow_on_loop
         self.session = UnitSession(self, session_options)
@@ -145,7 +150,7 @@ class Unit(ABC):
         try:
             if commit and self.fatal is None and not self._cancelled:
                 if self.needs_io:
-                    self.session.commit()
+                    self._commit()
             else:
                 self.ended = True  # a thread whose request was cancelled may still be at work: its next statement fails
                 self._roll_back()
@@ -182,6 +187,7 @@ class Unit(ABC):
 
     def committed(self) -> None:
         """Count a COMMIT."""
+        self._acknowledged = True
         self._counters.commits += 1
 
     def rolled_back(self) -> None:
@@ -192,6 +198,17 @@ class Unit(ABC):
         refusals = REFUSALS.get()
         if not self._connected and refusals and self.fatal is None:
             self.fatal = refusals[-1]
+
+    def _commit(self) -> None:
+        """Commit. What a hook of the application raises after the COMMIT can not take it back, and is only logged."""
+        self._acknowledged = False
+        try:
+            self.session.commit()
+        except Exception:
+            if not self._acknowledged:
+                raise
+            logger.exception("%s is committed, and what its session called after the COMMIT failed", self.owner)
+            self.session.close()
 
     def _roll_back(self) -> None:
         try:
@@ -364,9 +381,10 @@ def _note_the_end(session: UnitSession, transaction: SessionTransaction) -> None
         session.unit.transaction_ended()
 
 
-@event.listens_for(UnitSession, "after_commit")
+@event.listens_for(UnitSession, "after_commit", insert=True)  # before a hook of the application that may raise
 def _count_commit(session: UnitSession) -> None:
-    session.unit.committed()
+    if not session.in_nested_transaction():  # a savepoint was released, and nothing is durable yet
+        session.unit.committed()
 
 
 @event.listens_for(UnitSession, "after_rollback")
