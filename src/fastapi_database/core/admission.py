@@ -18,18 +18,57 @@ from dataclasses import dataclass
 
 from fastapi_database.errors import QueueFull, QueueTimeout, Unavailable
 
-REFUSALS: ContextVar[list[Unavailable] | None] = ContextVar("fastapi_database_refusals", default=None)
-"""In the context of a request: the places and connections it was refused. None elsewhere.
 
-Code that swallows a refusal (an auth dependency with a wide ``except``) must not turn it into an answer of its own.
-"""
+class Refusals:
+    """The places and connections that one request was refused.
+
+    Code that swallows a refusal (an auth dependency with a wide ``except``) must not turn it into an answer of its own.
+    """
+
+    def __init__(self, on_first: Callable[[], None]) -> None:
+        self._on_first = on_first
+        self._by_owner: dict[Unavailable, object] = {}
+        self.over = False
+        """True once the request has been answered; tasks it started may still have this in their context."""
+
+    @property
+    def errors(self) -> list[Unavailable]:
+        """What was refused and not granted later, in order."""
+        return list(self._by_owner)
+
+    def note(self, error: Unavailable, owner: object) -> None:
+        """Note a refusal; without an ``owner`` until :meth:`claim` tells it."""
+        if not self._by_owner:
+            self._on_first()
+        self._by_owner[error] = owner
+
+    def claim(self, owner: object) -> Unavailable | None:
+        """Give the last refusal to a unit that never got a connection: those without an owner are its own."""
+        self._by_owner = {error: known or owner for error, known in self._by_owner.items()}
+        return next(reversed(self._by_owner), None)
+
+    def forget(self, owner: object) -> None:
+        """Take back what an owner was refused: it tried again, and got a place."""
+        if self._by_owner:
+            self._by_owner = {error: one for error, one in self._by_owner.items() if one != owner}
 
 
-def refused(error: Unavailable) -> None:
+REFUSALS: ContextVar[Refusals | None] = ContextVar("fastapi_database_refusals", default=None)
+"""In the context of a request: what it was refused. None elsewhere."""
+
+
+def refused(error: Unavailable, *, owner: object = None) -> None:
     """Note in the context of a request, if this is one, that the database was not to be had."""
     refusals = REFUSALS.get()
     if refusals is not None:
-        refusals.append(error)
+        refusals.note(error, owner)
+
+
+def admitted(owner: object) -> None:
+    """Note in the context of a request, if this is one, that an owner got a place, maybe after it was refused one."""
+    refusals = REFUSALS.get()
+    if refusals is not None:
+        refusals.forget(owner)
 
 
 def _nobody() -> None:

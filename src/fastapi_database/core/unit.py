@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.sql.expression import FunctionElement, SelectBase, TextClause
 
-from fastapi_database.core.admission import REFUSALS, Admission, Ticket, refused
+from fastapi_database.core.admission import REFUSALS, Admission, Ticket, admitted, refused
 from fastapi_database.core.connections import Connections
 from fastapi_database.core.internals import await_only, current_greenlet, greenlet_spawn
 from fastapi_database.core.threads import finish_despite_cancellation
@@ -196,8 +196,8 @@ class Unit(ABC):
 
     def _note_swallowed_refusal(self) -> None:
         refusals = REFUSALS.get()
-        if not self._connected and refusals and self.fatal is None:
-            self.fatal = refusals[-1]
+        if not self._connected and refusals is not None and self.fatal is None:
+            self.fatal = refusals.claim(self.owner)
 
     def _commit(self) -> None:
         """Commit. What a hook of the application raises after the COMMIT can not take it back, and is only logged."""
@@ -231,8 +231,9 @@ class Unit(ABC):
                 self._admission.upgrade_blocking(self._ticket)
         except Unavailable as error:
             self.fatal = error
-            refused(error)
+            refused(error, owner=self.owner)
             raise
+        admitted(self.owner)
         return engines.write if writes else engines.read
 
     @abstractmethod

@@ -59,17 +59,22 @@ ENDPOINT = "fastapi_database_endpoint"
 OnError = Callable[[BaseException], None]
 
 
-def on_error(scope: Scope, callback: OnError) -> None:
-    """Have ``callback`` called with the exception that leaves the endpoint or a dependency, if one does."""
+def on_error(scope: Scope, callback: OnError) -> bool:
+    """Have ``callback`` called with the exception that leaves the endpoint or a dependency, if one does.
+
+    False outside of both, in a middleware or a route of Starlette's.
+    """
     stack = scope.get("fastapi_inner_astack")
-    if isinstance(stack, AsyncExitStack):
+    if not isinstance(stack, AsyncExitStack):
+        return False
 
-        def leave(_kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None) -> bool:
-            if error is not None:
-                callback(error)
-            return False
+    def leave(_kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None) -> bool:
+        if error is not None:
+            callback(error)
+        return False
 
-        stack.push(leave)
+    stack.push(leave)
+    return True
 
 
 def exception_handler(scope: Scope, error: Exception) -> Callable[..., Any] | None:

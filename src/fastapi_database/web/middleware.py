@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fastapi_database.core.admission import REFUSALS
-from fastapi_database.errors import Unavailable
+from fastapi_database.core.admission import REFUSALS, Refusals
 from fastapi_database.web import internals, problems
 from fastapi_database.web.units import SCOPE_KEY, RequestUnits
 
@@ -52,29 +50,28 @@ class DatabaseMiddleware:
             self._installation.start()
             self._installation.serve()
             self._installation = None
-        refusals: list[Unavailable] = []
-        token = REFUSALS.set(refusals)
+        conversation = _Conversation(self._app, scope, receive, send)
+        token = REFUSALS.set(conversation.refusals)
         try:
-            await _Conversation(self._app, scope, receive, send, refusals).run()
+            await conversation.run()
         finally:
+            conversation.refusals.over = True
             REFUSALS.reset(token)
 
 
 class _Conversation:
     """One request or WebSocket."""
 
-    def __init__(
-        self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, refusals: Sequence[Unavailable]
-    ) -> None:
+    def __init__(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         self._app = app
         self._scope = scope
         self._receive = receive
         self._send = send
-        self._refusals = refusals
         self._started = False
         self._unhandled: Exception | None = None
         # A mounted application may have the middleware too; then the units are shared.
         self._units: RequestUnits = scope.setdefault(SCOPE_KEY, RequestUnits(scope))
+        self.refusals = Refusals(on_first=self._units.watch)
 
     async def run(self) -> None:
         units = self._units
@@ -99,7 +96,7 @@ class _Conversation:
             status = _status(message)
             if status is not None:
                 self._started = True
-                if self._units.units or self._refusals:
+                if self._units.units or self.refusals.errors:
                     await self._finish(status)
         await self._send(message)
 
@@ -109,6 +106,8 @@ class _Conversation:
             await self._units.finish(commit=self._units.commits(status))
             self._raise_swallowed(status)
         except Exception as error:
+            if error is self._units.error:  # its handler has made this very answer
+                return
             if status >= 500 or self._scope["type"] == "websocket":
                 raise
             await self._answer_instead(error)
@@ -118,11 +117,11 @@ class _Conversation:
         """Raise an error that the application swallowed and answered as something it is not, such as a 401."""
         if status >= 500:
             return
-        for unit in self._units.units.values():
-            if unit.fatal is not None:
-                raise unit.fatal
-        if status >= 400 and self._refusals:
-            raise self._refusals[0]
+        swallowed: list[Exception] = [unit.fatal for unit in self._units.units.values() if unit.fatal is not None]
+        if status >= 400:
+            swallowed += self.refusals.errors
+        if swallowed and self._units.error not in swallowed:
+            raise swallowed[0]
 
     async def _answer_instead(self, error: Exception) -> None:
         self._units.fail(error)
