@@ -4,14 +4,14 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from apps.c_cases import KINDS, Kind, endpoint
-from fastapi_database import APIRouter, Database, DatabaseRoute
+from apps.c_cases import KINDS, ROUTERS, Kind, endpoint, router
+from fastapi_database import APIRouter, Database, DatabaseRoute, transaction
 
 
 class Base(DeclarativeBase): ...
@@ -58,11 +58,11 @@ class AuditedToo(Audited):
 def test_an_answer_that_a_route_class_turns_into_an_error_stores_nothing(
     db: Database, kind: Kind, route_class: type[DatabaseRoute]
 ) -> None:
-    app, router = FastAPI(), APIRouter(route_class=route_class)
+    app, audited = FastAPI(), APIRouter(route_class=route_class)
     for text in ("forbidden", "allowed"):
-        router.add_api_route(f"/{text}", endpoint(db, kind, adding(text)), methods=["POST"])
+        audited.add_api_route(f"/{text}", endpoint(db, kind, adding(text)), methods=["POST"])
     db.install(app)
-    app.include_router(router)
+    app.include_router(audited)
     with TestClient(app) as client:
         assert client.post("/forbidden").status_code == 403
         assert notes(db) == []
@@ -70,12 +70,37 @@ def test_an_answer_that_a_route_class_turns_into_an_error_stores_nothing(
     assert notes(db) == ["allowed"]
 
 
-def adding(text: str) -> Callable[[Any], str]:
-    """Give the body of an endpoint that adds a note and answers its text."""
+@pytest.mark.parametrize("routes", ROUTERS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("place", ["above", "below", "above and below"])
+def test_transaction_stands_above_or_below_the_route_decorator(
+    db: Database, kind: Kind, routes: str, place: str
+) -> None:
+    app, added = FastAPI(), router(routes)
+    for status in (401, 403):
+        # A decorator of FastAPI gives back the endpoint it was given: what stands above it sees the same function.
+        function = endpoint(db, kind, adding(f"{status}", then=HTTPException(status)))
+        if place != "above":
+            function = transaction(commit_on={401} if place == "below" else {403})(function)
+        added.post(f"/{status}")(function)
+        if place != "below":
+            transaction(commit_on={401})(function)
+    db.install(app)
+    app.include_router(added)
+    with TestClient(app) as client:
+        assert client.post("/401").status_code == 401
+        assert client.post("/403").status_code == 403
+    assert notes(db) == ["401"]
+
+
+def adding(text: str, *, then: Exception | None = None) -> Callable[[Any], str]:
+    """Give the body of an endpoint that adds a note and answers its text, or raises."""
 
     def work(session: Any) -> str:
         session.add(Note(text=text))
         session.flush()
+        if then is not None:
+            raise then
         return text
 
     return work

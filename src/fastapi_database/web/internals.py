@@ -103,12 +103,16 @@ class Answer:
 
     route: Any
     endpoint_context: EndpointContext
-    options: TransactionOptions
     function_exits: bool
     """Whether a function-scoped dependency has an exit to run between the endpoint and the response."""
     may_change: bool
     """Whether a route class of the application has the last word on the response."""
     overrides: Any
+
+    @property
+    def options(self) -> TransactionOptions:
+        """What the endpoint asked for; read at each request, for ``@transaction`` may stand above the route too."""
+        return options_of(self.route.endpoint)
 
     @property
     def exits_pending(self) -> bool:
@@ -170,11 +174,15 @@ def answer_of(route: APIRoute, *, may_change: bool = False) -> Answer:
     return Answer(
         route=effective,
         endpoint_context=context_of_endpoint,
-        options=transaction_options(route.endpoint),
         function_exits=_has_function_exits(effective.dependant),
         may_change=may_change,
         overrides=effective.dependency_overrides_provider,
     )
+
+
+def options_of(endpoint: Any) -> TransactionOptions:
+    """Give what an endpoint asked for of its unit of work, where a route class has wrapped it too."""
+    return transaction_options(getattr(endpoint, ENDPOINT, endpoint))
 
 
 def _has_function_exits(dependant: Dependant) -> bool:

@@ -13,7 +13,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from fastapi_database.core.resources import Resources
-from fastapi_database.core.transaction import transaction_options
 from fastapi_database.core.unit import AsyncUnit, Intent, SyncUnit, Unit, commits
 from fastapi_database.errors import MixedSessions, UnitEnded
 from fastapi_database.web import internals
@@ -132,7 +131,7 @@ class RequestUnits:
 
     def commits(self, status: int) -> bool:
         """Decide how the units of this request end when it is answered with ``status``."""
-        options = transaction_options(self._scope.get("endpoint"))
+        options = internals.options_of(self._scope.get("endpoint"))
         error = self.error
         if isinstance(error, Exception) and internals.exception_handler(self._scope, error) is None:
             return False  # nobody answered it: this is not the error the endpoint meant
