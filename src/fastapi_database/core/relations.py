@@ -28,6 +28,11 @@ class Reads(ABC):
         """Give the names; None where the value is read as it is."""
 
 
+def is_mapped(value: object) -> bool:
+    """Tell whether an object is one of the ORM's; those may be dataclasses, or models of Pydantic by SQLModel."""
+    return isinstance(inspect(value, raiseerr=False), InstanceState)
+
+
 def load_relations(objects: Iterable[Any], reads: Reads) -> None:
     """Load the unloaded relationships that ``reads`` names, level by level.
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 from pydantic import AliasChoices, AliasPath, BaseModel, RootModel
 from pydantic.fields import FieldInfo
 
-from fastapi_database.core.relations import Reads, load_relations
+from fastapi_database.core.relations import Reads, is_mapped, load_relations
 
 
 def preload(value: Any, response_model: Any) -> None:
@@ -53,7 +53,7 @@ def _collect(value: Any, annotation: Any, found: dict[tuple[type, ...], list[Any
     elif isinstance(value, Sequence | Set):
         for one in value:  # pyright: ignore[reportUnknownVariableType]
             _collect(one, annotation, found)
-    elif isinstance(value, BaseModel) or is_dataclass(value):
+    elif (isinstance(value, BaseModel) or is_dataclass(value)) and not is_mapped(value):
         _collect_fields(models, lambda name: getattr(value, name, None), found)
     else:
         found.setdefault(models, []).append(value)
