@@ -1,18 +1,21 @@
 """What a response reads is loaded together, whatever the ORM's classes and the annotations are made of."""
 
+import gc
+import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import sqlmodel
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, create_model
 from sqlalchemy import ForeignKey, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, mapped_column, relationship
 
 from apps.c_cases import KINDS, Kind, endpoint, recorded
 from fastapi_database import Database
+from fastapi_database.web.preload import REMEMBERED, preload
 
 SHELVES, BOOKS = 3, 5
 
@@ -118,3 +121,44 @@ def test_objects_that_are_dataclasses_or_models_load_one_statement_per_relations
     assert [len(one["books"]) for one in shelves] == [BOOKS] * len(shelves)
     assert all(len(one["notes"]) == 1 for shelf in shelves for one in shelf["books"])
     assert len(statements) == 3, statements
+
+
+class Found(BaseModel):
+    by_name: dict[str, Annotated[ShelfOut, {"an": "unhashable"}]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("form", ["one", "list", "field"])
+def test_annotations_that_can_not_be_hashed_are_answered_like_any_other(db: Database, form: str, kind: Kind) -> None:
+    annotated: Any = Annotated[ShelfOut, {"an": "unhashable"}]
+    response_model = {"one": annotated, "list": list[annotated], "field": Found}[form]
+    with db.begin() as session:
+        session.add_all([Shelf(id=1), Shelf(id=2)])
+        session.flush()
+        session.add_all([Book(id=1, shelf_id=1), Book(id=2, shelf_id=2)])
+
+    def read(session: Session) -> Any:
+        rows = list(session.scalars(select(Shelf).order_by(Shelf.id)))
+        return {"one": rows[0], "list": rows, "field": {"by_name": {str(one.id): one for one in rows}}}[form]
+
+    with recorded() as statements:
+        body = get(db, kind, read, response_model)
+    first = {"id": 1, "books": [{"id": 1, "notes": []}]}
+    second = {"id": 2, "books": [{"id": 2, "notes": []}]}
+    expected = {"one": first, "list": [first, second], "field": {"by_name": {"1": first, "2": second}}}
+    assert body == expected[form]
+    assert len(statements) == 3, statements
+
+
+def test_response_models_made_as_the_application_runs_are_not_kept_for_ever() -> None:
+    def made() -> weakref.ref[Any]:
+        model = create_model("Made", id=(int, ...))
+        preload({"id": 1}, model)
+        preload(Shelf(id=1), model)
+        return weakref.ref(model)
+
+    first = made()
+    kept = [made() for _ in range(REMEMBERED)]
+    gc.collect()
+    assert first() is None
+    assert len(kept) == REMEMBERED
