@@ -108,7 +108,10 @@ class _Conversation:
         except Exception as error:
             if error is self._units.error:  # its handler has made this very answer
                 return
-            if status >= 500 or self._scope["type"] == "websocket":
+            if self._scope["type"] == "websocket":
+                raise
+            self._started = False  # nothing was sent of the answer that is not to be
+            if status >= 500:
                 raise
             await self._answer_instead(error)
             raise AnswerReplaced from error
@@ -129,7 +132,6 @@ class _Conversation:
         if handler is None and problems.covers(error):
             handler = problems.answer  # a mounted application without our handlers
         if handler is None:
-            self._started = False
             self._unhandled = error
             return
         request = Request(self._scope, self._receive)
@@ -138,7 +140,11 @@ class _Conversation:
             response = await handler(request, error)
         else:
             response = await run_in_threadpool(handler, request, error)
-        await response(self._scope, self._receive, self._send)
+        await response(self._scope, self._receive, self._deliver)
+
+    async def _deliver(self, message: Message) -> None:
+        self._started = True
+        await self._send(message)
 
 
 def _status(message: Message) -> int | None:
