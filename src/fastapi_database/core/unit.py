@@ -355,19 +355,30 @@ class UnitSession(Session):
         return engine if bind is None else bind
 
     def commit(self) -> None:
-        if self.in_transaction():
-            self.unit.check_context()
+        self._check_context()
         super().commit()
 
     def rollback(self) -> None:
+        self._check_context()
+        super().rollback()
+
+    def close(self) -> None:
+        self._check_context()
+        super().close()
+
+    def reset(self) -> None:
+        self._check_context()
+        super().reset()
+
+    def _check_context(self) -> None:
         if self.in_transaction():
             self.unit.check_context()
-        super().rollback()
 
 
 @event.listens_for(UnitSession, "after_transaction_create")
 def _refuse_after_the_end(session: UnitSession, transaction: SessionTransaction) -> None:
     if session.unit.ended and transaction.parent is None:
+        transaction.close()  # the session has it already, and would not ask again
         session.unit.refuse_if_ended()
 
 
