@@ -123,40 +123,42 @@ class Answer:
         """Validate and serialise what the endpoint returned, exactly as FastAPI does it."""
         if isinstance(value, Response):
             return value
-        route = self.route
-        response_class: Any = route.response_class
-        is_default = not inspect.isclass(response_class)
-        dump_json = route.response_field is not None and is_default
-        with _operation(name="serialization", function=route.dependant.call):
-            content = _run(
-                serialize_response(
-                    field=route.response_field,
-                    response_content=value,
-                    include=route.response_model_include,
-                    exclude=route.response_model_exclude,
-                    by_alias=route.response_model_by_alias,
-                    exclude_unset=route.response_model_exclude_unset,
-                    exclude_defaults=route.response_model_exclude_defaults,
-                    exclude_none=route.response_model_exclude_none,
-                    is_coroutine=True,
-                    endpoint_ctx=self.endpoint_context,
-                    dump_json=dump_json,
-                )
-            )
-        arguments: dict[str, Any] = {}
-        status = solved.status_code or route.status_code
-        if status is not None:
-            arguments["status_code"] = status
-        response: Response
-        if dump_json:
-            response = Response(content=content, media_type="application/json", **arguments)
-        else:
-            actual: Any = response_class.value if is_default else response_class
-            response = actual(content, **arguments)
+        response = self._serialised(value, solved.status_code or self.route.status_code)
         if not is_body_allowed_for_status_code(response.status_code):
             response.body = b""
         response.headers.raw.extend(solved.headers.raw)
         return response
+
+    def _serialised(self, value: Any, status: int | None) -> Response:
+        response_class: Any = self.route.response_class
+        is_default = not inspect.isclass(response_class)
+        dump_json = self.route.response_field is not None and is_default
+        with _operation(name="serialization", function=self.route.dependant.call):
+            content = self._content(value, dump_json=dump_json)
+        arguments: dict[str, Any] = {} if status is None else {"status_code": status}
+        if dump_json:
+            return Response(content=content, media_type="application/json", **arguments)
+        actual: Any = response_class.value if is_default else response_class
+        response: Response = actual(content, **arguments)
+        return response
+
+    def _content(self, value: Any, *, dump_json: bool) -> Any:
+        route = self.route
+        return _run(
+            serialize_response(
+                field=route.response_field,
+                response_content=value,
+                include=route.response_model_include,
+                exclude=route.response_model_exclude,
+                by_alias=route.response_model_by_alias,
+                exclude_unset=route.response_model_exclude_unset,
+                exclude_defaults=route.response_model_exclude_defaults,
+                exclude_none=route.response_model_exclude_none,
+                is_coroutine=True,
+                endpoint_ctx=self.endpoint_context,
+                dump_json=dump_json,
+            )
+        )
 
 
 def answer_of(route: APIRoute, *, may_change: bool = False) -> Answer:
