@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from typing import Annotated, Any
 
 import fastapi
@@ -319,6 +320,19 @@ def test_commit_on_commits_in_spite_of_the_error(kind: Any, form: str, db: Datab
 def test_commit_on_takes_only_errors() -> None:
     with pytest.raises(errors.ConflictingSettings, match="400 to 599"):
         transaction(commit_on={200})
+
+
+@pytest.mark.parametrize("wrong", [401, "401", None, {"401"}, [401.0], [None]])
+def test_commit_on_takes_only_a_collection_of_statuses(wrong: Any) -> None:
+    with pytest.raises(
+        errors.ConflictingSettings, match=r"^commit_on=.*(write for example commit_on=.401.|400 to 599)"
+    ):
+        transaction(commit_on=wrong)
+
+
+def test_commit_on_takes_any_collection_of_statuses() -> None:
+    for given in ([401], (401,), frozenset({HTTPStatus(401)}), {401: "unauthorized"}):
+        transaction(commit_on=given)
 
 
 def test_install_makes_our_route_class_that_of_the_application_but_respects_another(db: Database) -> None:

@@ -21,11 +21,19 @@ _LOADED_BY_THEMSELVES = {"dynamic", "write_only", "noload", "raise", "raise_on_s
 
 
 class Reads(ABC):
-    """What is read of an object: attribute names, and what is read of the objects behind each. Compared by identity."""
+    """What is read of an object: attribute names, and what is read of the objects behind each.
+
+    Compared and hashed by value: what is made anew for the same thing is the same.
+    """
 
     @abstractmethod
     def attributes(self) -> Mapping[str, Reads | None]:
         """Give the names; None where the value is read as it is."""
+
+
+def is_mapped(value: object) -> bool:
+    """Tell whether an object is one of the ORM's; those may be dataclasses, or models of Pydantic by SQLModel."""
+    return isinstance(inspect(value, raiseerr=False), InstanceState)
 
 
 def load_relations(objects: Iterable[Any], reads: Reads) -> None:
@@ -36,15 +44,15 @@ def load_relations(objects: Iterable[Any], reads: Reads) -> None:
     _load_level(objects, reads, set())
 
 
-def _load_level(objects: Iterable[Any], reads: Reads, seen: set[tuple[int, int]]) -> None:
+def _load_level(objects: Iterable[Any], reads: Reads, seen: set[tuple[int, Reads]]) -> None:
     parents: dict[RelationshipProperty[Any], list[Any]] = {}
     below: dict[RelationshipProperty[Any], Reads] = {}
     for cls, group in _by_class(objects).items():
         wanted = _relations(cls, reads)
         if not wanted:
             continue
-        fresh = [one for one in group if (id(one), id(reads)) not in seen]  # data may go in circles
-        seen.update((id(one), id(reads)) for one in fresh)
+        fresh = [one for one in group if (id(one), reads) not in seen]  # data may go in circles
+        seen.update((id(one), reads) for one in fresh)
         for relation, deeper in wanted:
             parents.setdefault(relation, []).extend(fresh)
             if deeper is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
@@ -22,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.sql.expression import FunctionElement, SelectBase, TextClause
 
-from fastapi_database.core.admission import REFUSALS, Admission, Ticket, refused
+from fastapi_database.core.admission import REFUSALS, Admission, Ticket, admitted, refused
 from fastapi_database.core.cancellation import finish_despite_cancellation, nothing
 from fastapi_database.core.connections import Connections
 from fastapi_database.core.internals import await_only, current_greenlet, greenlet_spawn
@@ -34,6 +35,8 @@ from fastapi_database.errors import (
     UnitEnded,
     WrongSession,
 )
+
+logger = logging.getLogger("fastapi_database")
 
 _STOP_TIMEOUT = 1.0  # seconds a cancelled statement gets to let go of its connection, which then is closed
 
@@ -101,6 +104,8 @@ class Unit(ABC):
         self._engine: Engine | None = None
         self._connected = True
         """False from the moment a connection is asked for until it has begun a transaction."""
+        self._acknowledged = False
+        """True once the database has acknowledged a COMMIT."""
         self._cancelled = False
         self._allow_on_loop = allow_on_loop
         self._on_success = on_success
@@ -147,7 +152,7 @@ class Unit(ABC):
         try:
             if commit and self.fatal is None and not self._cancelled:
                 if self.needs_io:
-                    self.session.commit()
+                    self._commit()
                     self._on_success()
             else:
                 self.ended = True  # a thread whose request was cancelled may still be at work: its next statement fails
@@ -185,6 +190,7 @@ class Unit(ABC):
 
     def committed(self) -> None:
         """Count a COMMIT."""
+        self._acknowledged = True
         self._counters.commits += 1
 
     def rolled_back(self) -> None:
@@ -193,8 +199,19 @@ class Unit(ABC):
 
     def _note_swallowed_refusal(self) -> None:
         refusals = REFUSALS.get()
-        if not self._connected and refusals and self.fatal is None:
-            self.fatal = refusals[-1]
+        if not self._connected and refusals is not None and self.fatal is None:
+            self.fatal = refusals.claim(self.owner)
+
+    def _commit(self) -> None:
+        """Commit. What a hook of the application raises after the COMMIT can not take it back, and is only logged."""
+        self._acknowledged = False
+        try:
+            self.session.commit()
+        except Exception:
+            if not self._acknowledged:
+                raise
+            logger.exception("%s is committed, and what its session called after the COMMIT failed", self.owner)
+            self.session.close()
 
     def _roll_back(self) -> None:
         try:
@@ -217,8 +234,9 @@ class Unit(ABC):
                 self._admission.upgrade_blocking(self._ticket)
         except Unavailable as error:
             self.fatal = error
-            refused(error)
+            refused(error, owner=self.owner)
             raise
+        admitted(self.owner)
         return engines.write if writes else engines.read
 
     @abstractmethod
@@ -340,19 +358,30 @@ class UnitSession(Session):
         return engine if bind is None else bind
 
     def commit(self) -> None:
-        if self.in_transaction():
-            self.unit.check_context()
+        self._check_context()
         super().commit()
 
     def rollback(self) -> None:
+        self._check_context()
+        super().rollback()
+
+    def close(self) -> None:
+        self._check_context()
+        super().close()
+
+    def reset(self) -> None:
+        self._check_context()
+        super().reset()
+
+    def _check_context(self) -> None:
         if self.in_transaction():
             self.unit.check_context()
-        super().rollback()
 
 
 @event.listens_for(UnitSession, "after_transaction_create")
 def _refuse_after_the_end(session: UnitSession, transaction: SessionTransaction) -> None:
     if session.unit.ended and transaction.parent is None:
+        transaction.close()  # the session has it already, and would not ask again
         session.unit.refuse_if_ended()
 
 
@@ -367,9 +396,10 @@ def _note_the_end(session: UnitSession, transaction: SessionTransaction) -> None
         session.unit.transaction_ended()
 
 
-@event.listens_for(UnitSession, "after_commit")
+@event.listens_for(UnitSession, "after_commit", insert=True)  # before a hook of the application that may raise
 def _count_commit(session: UnitSession) -> None:
-    session.unit.committed()
+    if not session.in_nested_transaction():  # a savepoint was released, and nothing is durable yet
+        session.unit.committed()
 
 
 @event.listens_for(UnitSession, "after_rollback")

@@ -124,7 +124,8 @@ Database.async_session.gives_session = Kind.ASYNC  # type: ignore[attr-defined]
 
 
 def _refuse_inside_request() -> None:
-    if REFUSALS.get() is not None or internals.inside_fastapi_call():
+    refusals = REFUSALS.get()
+    if (refusals is not None and not refusals.over) or internals.inside_fastapi_call():
         raise BuiltInsideRequest(
             "a Database was built while a request was being handled: each opens connections of its own, so every "
             "request would open new ones that nobody closes. Build it once, at module level or where the app "

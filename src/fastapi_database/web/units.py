@@ -13,7 +13,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from fastapi_database.core.resources import Resources
-from fastapi_database.core.transaction import transaction_options
 from fastapi_database.core.unit import AsyncUnit, Intent, SyncUnit, Unit, commits
 from fastapi_database.errors import MixedSessions, UnitEnded
 from fastapi_database.web import internals
@@ -28,18 +27,20 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 class RequestUnits:
     """Opens the request's units, and finishes them together."""
 
-    __slots__ = ("_error", "_scope", "finished", "units")
+    __slots__ = ("_scope", "_watched", "error", "finished", "units")
 
     def __init__(self, scope: MutableMapping[str, Any]) -> None:
         self._scope = scope
         self.units: dict[Resources, Unit] = {}
-        self._error: BaseException | None = None
+        self.error: BaseException | None = None
+        """What left the endpoint or a dependency, or ended the request."""
         self.finished = False
+        self._watched = False
 
     @property
     def failed(self) -> bool:
         """Whether an exception left the endpoint or a dependency."""
-        return self._error is not None
+        return self.error is not None
 
     @property
     def pending(self) -> bool:
@@ -123,14 +124,19 @@ class RequestUnits:
         with anyio.CancelScope(shield=True):
             await self.finish(commit=False)
 
+    def watch(self) -> None:
+        """From now on, note the exception that leaves the endpoint."""
+        if not self._watched:
+            self._watched = internals.on_error(self._scope, self.fail)
+
     def fail(self, error: BaseException) -> None:
         """Note that an exception left the endpoint: whatever its handler answers, nothing is stored."""
-        self._error = error
+        self.error = error
 
     def commits(self, status: int) -> bool:
         """Decide how the units of this request end when it is answered with ``status``."""
-        options = transaction_options(self._scope.get("endpoint"))
-        error = self._error
+        options = internals.options_of(self._scope.get("endpoint"))
+        error = self.error
         if isinstance(error, Exception) and internals.exception_handler(self._scope, error) is None:
             return False  # nobody answered it: this is not the error the endpoint meant
         return commits(status=status, failed=self.failed, commit_on=options.commit_on)
@@ -147,8 +153,7 @@ class RequestUnits:
         return Intent.UNKNOWN if method is None or method in SAFE_METHODS else Intent.WRITE
 
     def _add(self, resources: Resources, unit: Unit) -> None:
-        if not self.units:
-            internals.on_error(self._scope, self.fail)
+        self.watch()
         self.units[resources] = unit
 
     def _mixed(self) -> MixedSessions:
