@@ -1,9 +1,11 @@
 """B13, B15: a database that goes away and comes back, and the probes that ask for it."""
 
 import asyncio
+import sqlite3
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import closing
 from itertools import count
 from pathlib import Path
 from threading import Thread
@@ -12,12 +14,14 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from sqlalchemy import event, text
 
 from apps.b_faults import black_hole
 from apps.b_serving import POOL, Form, Served, comes_true
 from apps.c_cases import work
 from fastapi_database import Database
+from fastapi_database.web import health
 from support.clients import Answer, burst, statuses
 from support.postgres import LocalServer, PostgreSQL
 from support.server import Server
@@ -128,6 +132,29 @@ def test_b15_a_sqlite_file_that_is_no_database_is_not_ready(serve: Callable[...,
     file.unlink()
     assert comes_true(lambda: probe(server, "ready").status == 200)
     assert "Traceback" not in server.log()
+
+
+def test_b15_a_sqlite_file_that_stays_locked_is_not_ready_in_time(serve: Callable[..., Server], tmp_path: Path) -> None:
+    file = tmp_path / "locked.sqlite"
+    with closing(sqlite3.connect(file, isolation_level=None)) as stranger:
+        stranger.execute("BEGIN EXCLUSIVE")
+        url = f"sqlite:///{file}?timeout=300"  # seconds for which sqlite3 waits for the lock
+        server = serve(APP, env={"DATABASE_URL": url, "WITHOUT_TABLES": "yes"})
+        answers = burst(f"{server.url}/health/ready", 5, concurrency=5)
+        assert statuses(answers) == {503: 5}
+        assert max(answer.seconds for answer in answers) < 1.0 * SLACK
+        assert_live(server)
+    assert comes_true(lambda: probe(server, "ready").status == 200)
+
+
+def test_b15_memory_is_ready_while_a_unit_writes_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "ANSWERED_WITHIN", 0.0)  # the unit's own statement is no proof
+    db, app = Database("sqlite://"), FastAPI()
+    app.include_router(db.health())
+    with TestClient(app) as client, db.begin() as session:
+        session.execute(text("CREATE TABLE t (id INTEGER)"))
+        assert client.get("/ready").status_code == 200
+    db.close()
 
 
 def test_b15_whatever_the_driver_raises_is_not_ready_and_never_a_500(async_url: str) -> None:

@@ -117,6 +117,8 @@ class Connections:
         Called by a holder of a place. An idle connection is asked where there is one; else one is opened and closed
         again. Raises what connecting raises, and what the driver raises for the question.
         """
+        if self.dialect.address() is None:
+            return True  # nothing outside the process; a writer would keep the question waiting
         try:
             engine = self.async_engine()
         except DriverNotInstalled:

@@ -57,7 +57,9 @@ class Probe:
         task = self._running
         if task is None or task.done() or task.get_loop() is not asyncio.get_running_loop():
             task = self._running = asyncio.create_task(self._ask())
-        return await asyncio.shield(task)
+        # Some questions can not be given up at once: a driver's thread that waits for SQLite's lock goes on.
+        await asyncio.wait({task}, timeout=PROBE_TIMEOUT)
+        return task.done() and not task.cancelled() and task.result()
 
     async def _ask(self) -> bool:
         try:
