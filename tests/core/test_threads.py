@@ -2,8 +2,10 @@
 
 import asyncio
 import contextvars
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 
 import anyio
@@ -234,3 +236,18 @@ async def settle() -> None:
     """Let every task do what it can."""
     for _ in range(10):
         await asyncio.sleep(0)
+
+
+async def test_an_idle_thread_keeps_nothing_of_what_it_ran_last(threads: Threads) -> None:
+    class Value: ...
+
+    def use(_: Value) -> Value:
+        return Value()
+
+    value = Value()
+    kept = [weakref.ref(value), weakref.ref(await threads.run(use, value))]
+    del value
+    while threads._busy:
+        await asyncio.sleep(0.001)
+    gc.collect()
+    assert [one() for one in kept] == [None, None]

@@ -132,6 +132,7 @@ class Threads:
     def _work(self, inbox: _Inbox, generation: int) -> None:
         while (call := inbox.get()) is not None:
             following: _Call | None = call
+            del call  # an idle thread must not keep the session and the objects of the request it served last
             while following is not None:
                 following.run()
                 following = self._next(inbox, generation)
