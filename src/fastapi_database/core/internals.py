@@ -3,12 +3,14 @@
 Seen in SQLAlchemy 2.0.50 to 2.0.58 and 2.1.0 to 2.1.9, and in AnyIO 4.16. Each detail has a test in
 ``tests/core/test_internals.py`` that fails when a version changes it.
 
-* ``QueuePool._create_connection``, ``._close_connection``, ``._do_return_conn``, ``._dec_overflow``, ``._dialect``,
-  ``._pool`` with ``sqlalchemy.util.queue.Empty``, and ``_ConnectionRecord.close``: to close one idle connection of a
-  pool, to keep records without a connection out of its queue, and to close a connection that could not be set up. The
-  public way to close one, to check it out and invalidate it, opens one when the pool has none.
+* ``QueuePool._create_connection``, ``._close_connection``, ``._do_get``, ``._do_return_conn``, ``._dec_overflow``,
+  ``._dialect``, ``._pool`` with ``sqlalchemy.util.queue.Empty``, and ``_ConnectionRecord.close``: to close one idle
+  connection of a pool, to keep records without a connection out of its queue while nobody waits for one, to close what
+  comes back to a pool that was disposed, and to close a connection that could not be set up. The public way to close
+  one, to check it out and invalidate it, opens one when the pool has none.
 * ``Dialect.has_terminate`` and what it means outside a greenlet: closing asyncpg's and aiosqlite's connections without
   awaiting anything. psycopg has it not; its asynchronous ``close()`` awaits nothing (3.2.10 to 3.3.9).
+  ``aiosqlite.Connection.stop`` makes a future on the running loop and sets it from its thread (0.22.1).
 * ``__sqlalchemy_greenlet_provider__``: marks the greenlets in which ``await_only`` works.
 * ``Session.dispatch.do_orm_execute``: whether somebody listens to statements.
 * ``InstanceState.load_options`` and ``.callables``: the loader options of the query an object came from.
@@ -22,6 +24,7 @@ Seen in SQLAlchemy 2.0.50 to 2.0.58 and 2.1.0 to 2.1.9, and in AnyIO 4.16. Each 
 from __future__ import annotations
 
 import asyncio
+import threading
 from contextvars import ContextVar
 from typing import Any
 
@@ -51,6 +54,12 @@ class ClosablePool(QueuePool):
 
     _sqla_logger_namespace = "sqlalchemy.pool.impl.QueuePool"  # it logs where people look for it
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.disposed = False
+        self.counting = threading.Lock()
+        self.waiting = 0
+
     def close_one_idle(self) -> bool:
         """Close the connection that would be used next; False when none is idle."""
         try:
@@ -70,13 +79,23 @@ class ClosablePool(QueuePool):
         except Empty:
             return False
         try:
-            if self._dialect.has_terminate:
-                record.invalidate()
-            else:
-                _run_at_once(greenlet_spawn(record.close))
+            self.close_at_once(record)
         finally:
             self._dec_overflow()
         return True
+
+    def close_at_once(self, record: Any) -> None:
+        """Close a connection as its driver can do it without awaiting anything."""
+        dialect: Any = self._dialect
+        if not dialect.has_terminate:
+            _run_at_once(greenlet_spawn(record.close))
+        elif dialect.driver == "aiosqlite":
+            # Its stop() answers to the running loop, which may be closed by then; where none runs it answers nobody.
+            thread = threading.Thread(target=record.invalidate)
+            thread.start()
+            thread.join()
+        else:
+            record.invalidate()
 
     @property
     def records(self) -> int:
@@ -86,6 +105,7 @@ class ClosablePool(QueuePool):
     def _create_connection(self) -> Any:
         """Close what was opened when setting it up fails or is cancelled: SQLAlchemy drops it as it is."""
         opening: list[Any] = []
+        self.count(-1)
         token = _OPENING.set(opening)
         try:
             return super()._create_connection()
@@ -95,12 +115,36 @@ class ClosablePool(QueuePool):
             raise
         finally:
             _OPENING.reset(token)
+            self.count(+1)
+
+    def dispose(self) -> None:
+        """Close what is idle now, and what is in use when it is returned: nobody will ask this pool again."""
+        self.disposed = True
+        while self.close_one_idle():
+            pass
+
+    def _do_get(self) -> Any:
+        self.count(+1)
+        try:
+            return super()._do_get()
+        finally:
+            self.count(-1)
 
     def _do_return_conn(self, record: Any) -> None:
-        if record.dbapi_connection is None:  # it was invalidated: there is nothing to keep
+        if self.disposed:
+            try:
+                record.close()
+            finally:
+                self._dec_overflow()
+        elif record.dbapi_connection is None and not self.waiting:  # it was invalidated: there is nothing to keep
             self._dec_overflow()
-        else:
+        else:  # whoever waits connects the record again
             super()._do_return_conn(record)
+
+    def count(self, change: int) -> None:
+        """Count those who wait for a connection, or are about to."""
+        with self.counting:
+            self.waiting += change
 
 
 class AsyncClosablePool(ClosablePool, AsyncAdaptedQueuePool):
