@@ -19,16 +19,21 @@ Seen in SQLAlchemy 2.0.50 to 2.0.58 and 2.1.0 to 2.1.9, and in AnyIO 4.16. Each 
 * ``sqlalchemy.util.await_only`` and ``greenlet_spawn``: the bridge between the two worlds; widely used.
 * ``anyio._backends._asyncio._task_states``: the innermost cancel scope of a task, which is shielded while AnyIO waits
   for a worker thread. The public ``current_effective_deadline()`` can tell only below a scope that has a deadline.
+* ``anyio._core._eventloop.claim_worker_thread`` and ``.threadlocals.current_cancel_scope``, with
+  ``anyio._backends._asyncio.AsyncIOBackend``: how ``anyio.from_thread`` finds the event loop and the cancel scope.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
+from anyio import CancelScope
 from anyio._backends import _asyncio
+from anyio._core._eventloop import claim_worker_thread, threadlocals
 from greenlet import getcurrent, greenlet
 from sqlalchemy.orm import InstanceState, LoaderCriteriaOption, Session
 from sqlalchemy.pool import AsyncAdaptedQueuePool, QueuePool
@@ -37,6 +42,8 @@ from sqlalchemy.util.queue import Empty
 
 __all__ = ["await_only", "get_cls_kwargs", "greenlet_spawn"]
 
+
+T = TypeVar("T")
 
 _ANYIO: Any = _asyncio  # what is taken from it has no types
 _OPENING: ContextVar[list[Any] | None] = ContextVar("fastapi_database_opening", default=None)
@@ -184,6 +191,23 @@ def has_own_loader(state: InstanceState[Any], key: str) -> bool:
 
 def in_shielded_scope() -> bool:
     """Tell whether the running task's innermost cancel scope is shielded, as it is while AnyIO waits for a thread."""
+    scope = current_scope()
+    return scope is not None and scope.shield
+
+
+def current_scope() -> CancelScope | None:
+    """Give the innermost cancel scope of the running task."""
     task = asyncio.current_task()
     state = None if task is None else _ANYIO._task_states.get(task)
-    return state is not None and state.cancel_scope is not None and bool(state.cancel_scope.shield)
+    scope: CancelScope | None = None if state is None else state.cancel_scope
+    return scope
+
+
+def run_as_worker(function: Callable[[], T], *, loop: asyncio.AbstractEventLoop, scope: CancelScope | None) -> T:
+    """Run a function so that ``anyio.from_thread`` finds its way back from it, as from AnyIO's own threads."""
+    with claim_worker_thread(_ANYIO.AsyncIOBackend, loop):
+        threadlocals.current_cancel_scope = scope
+        try:
+            return function()
+        finally:
+            del threadlocals.current_cancel_scope
