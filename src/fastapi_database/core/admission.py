@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from fastapi_database.core.internals import running_loop
 from fastapi_database.errors import QueueFull, QueueTimeout, Unavailable
 
 REFUSALS: ContextVar[list[Unavailable] | None] = ContextVar("fastapi_database_refusals", default=None)
@@ -305,7 +306,7 @@ def _waker(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> Cal
 
     def wake() -> bool:
         # A place is often given back on the loop that waits for it; the self-pipe is needed only across threads.
-        if asyncio._get_running_loop() is loop:
+        if running_loop() is loop:
             grant()
             return True
         try:

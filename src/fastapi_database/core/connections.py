@@ -31,6 +31,7 @@ from fastapi_database.core.internals import (
     get_cls_kwargs,
     greenlet_spawn,
     opened,
+    running_loop,
 )
 from fastapi_database.engines import Dialect, UnitEngines
 from fastapi_database.engines.failures import watch_failures
@@ -249,7 +250,7 @@ class Connections:
                 time.sleep(_RETRY)
 
     def _close_one_idle(self, *, asynchronous: bool) -> bool:
-        here = asyncio._get_running_loop()
+        here = running_loop()
         if self._sync is not None and _close_idle(self._sync):
             return True
         for loop, engine in list(self._async.items()):

@@ -21,6 +21,7 @@ Seen in SQLAlchemy 2.0.50 to 2.0.58 and 2.1.0 to 2.1.9, and in AnyIO 4.16. Each 
   for a worker thread. The public ``current_effective_deadline()`` can tell only below a scope that has a deadline.
 * ``anyio._core._eventloop.claim_worker_thread`` and ``.threadlocals.current_cancel_scope``, with
   ``anyio._backends._asyncio.AsyncIOBackend``: how ``anyio.from_thread`` finds the event loop and the cancel scope.
+* ``asyncio._get_running_loop`` (Python 3.11): the running loop or None, without an exception where none runs.
 """
 
 from __future__ import annotations
@@ -40,10 +41,11 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, QueuePool
 from sqlalchemy.util import await_only, get_cls_kwargs, greenlet_spawn
 from sqlalchemy.util.queue import Empty
 
-__all__ = ["await_only", "get_cls_kwargs", "greenlet_spawn"]
+__all__ = ["await_only", "get_cls_kwargs", "greenlet_spawn", "running_loop"]
 
 
 T = TypeVar("T")
+running_loop = asyncio._get_running_loop
 
 _ANYIO: Any = _asyncio  # what is taken from it has no types
 _OPENING: ContextVar[list[Any] | None] = ContextVar("fastapi_database_opening", default=None)
