@@ -169,6 +169,14 @@ def test_a_greenlet_in_which_something_can_be_awaited_is_known() -> None:
     assert asyncio.run(outside()) == (True, 7)
 
 
+def test_whether_an_event_loop_runs_here_is_known() -> None:
+    async def main() -> bool:
+        return internals.running_loop() is asyncio.get_running_loop()
+
+    assert internals.running_loop() is None
+    assert asyncio.run(main())
+
+
 def test_a_wait_for_a_thread_of_anyio_is_known() -> None:
     seen: list[bool] = []
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from fastapi_database.core.internals import running_loop
 from fastapi_database.errors import QueueFull, QueueTimeout, Unavailable
 
 
@@ -71,8 +72,9 @@ def admitted(owner: object) -> None:
         refusals.forget(owner)
 
 
-def _nobody() -> None:
+def _nobody() -> bool:
     """Wake nobody: the place was granted before anyone had to wait."""
+    return True
 
 
 @dataclass(slots=True, eq=False)
@@ -88,13 +90,15 @@ class Ticket:
     """The request whose context the place was claimed in, if it was one."""
     granted: float | None = None
     upgrading: bool = False
-    wake: Callable[[], None] = _nobody
+    wake: Callable[[], bool] = _nobody
+    """Tells whoever waits that the place is granted; False when nobody is left to hear it."""
 
 
 class AdmissionQueue:
     """First come, first served, with a bound. No clock, no lock, no I/O: the shell brings those.
 
-    Every method that may grant places calls ``wake`` of the tickets it granted, in order.
+    Every method that may grant places calls ``wake`` of the tickets it granted, in order. A place that nobody takes
+    any more, because the event loop that waited was closed, goes to the next.
     """
 
     def __init__(self, *, places: int, max_waiting: int, single_writer: bool) -> None:
@@ -157,9 +161,7 @@ class AdmissionQueue:
         """Give a place back, or withdraw a claim that still waits. A second call does nothing."""
         if ticket in self.held:
             self.abandon_upgrade(ticket)
-            del self.held[ticket]
-            if self._writing is ticket:
-                self._writing = None
+            self._take_back(ticket)
         elif ticket.granted is None:
             line = self._writers if ticket.writer else self._readers
             if ticket in line:
@@ -175,6 +177,11 @@ class AdmissionQueue:
         if ticket.writer:
             self._writing = ticket
 
+    def _take_back(self, ticket: Ticket) -> None:
+        del self.held[ticket]
+        if self._writing is ticket:
+            self._writing = None
+
     def _serve(self, now: float) -> None:
         # A holder that waits to write comes first: it keeps a place from the others until it has written.
         if self._writing is None and self._upgrades:
@@ -186,7 +193,8 @@ class AdmissionQueue:
         while len(self.held) < self.places and (line := self._next_line()):
             ticket = line.popleft()
             self._grant(ticket, now)
-            ticket.wake()
+            if not ticket.wake():
+                self._take_back(ticket)
 
     def _next_line(self) -> deque[Ticket] | None:
         writers = self._writers if self._writers and not self._writer_taken() else None
@@ -265,7 +273,7 @@ class Admission:
         with self._lock:
             ticket = self._request(writer=writer, owner=owner)
             if ticket.granted is None:
-                ticket.wake = ready.set
+                ticket.wake = _setter(ready)
         if ticket.granted is None:
             try:
                 if not ready.wait(self._timeout):
@@ -282,7 +290,7 @@ class Admission:
         with self._lock:
             if self._queue.upgrade(ticket, now=self._clock()):
                 return
-            ticket.wake = ready.set
+            ticket.wake = _setter(ready)
         try:
             if ready.wait(self._timeout):
                 return
@@ -349,16 +357,28 @@ def _advice(ticket: Ticket, in_the_way: list[Ticket], *, to_write: bool) -> str:
     )
 
 
-def _waker(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> Callable[[], None]:
+def _setter(ready: threading.Event) -> Callable[[], bool]:
+    def wake() -> bool:
+        ready.set()
+        return True
+
+    return wake
+
+
+def _waker(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> Callable[[], bool]:
     def grant() -> None:
         if not future.done():
             future.set_result(None)
 
-    def wake() -> None:
+    def wake() -> bool:
         # A place is often given back on the loop that waits for it; the self-pipe is needed only across threads.
-        if asyncio._get_running_loop() is loop:
+        if running_loop() is loop:
             grant()
-        elif not loop.is_closed():
+            return True
+        try:
             loop.call_soon_threadsafe(grant)
+        except RuntimeError:  # closed, while the claim waited
+            return False
+        return True
 
     return wake

@@ -31,6 +31,7 @@ from fastapi_database.core.internals import (
     get_cls_kwargs,
     greenlet_spawn,
     opened,
+    running_loop,
 )
 from fastapi_database.engines import Dialect, UnitEngines
 from fastapi_database.engines.failures import watch_failures
@@ -58,6 +59,7 @@ class Connections:
         self._sync: Engine | None = None
         self._async: dict[asyncio.AbstractEventLoop, AsyncEngine] = {}
         self._guards: dict[asyncio.AbstractEventLoop, AsyncGenerator[None]] = {}
+        self._leaving: list[ClosablePool] = []
         self._units: dict[Engine, UnitEngines] = {}
         self._options_of: dict[str, set[str]] = {driver: _option_names(dialect, driver) for driver in dialect.drivers}
         known = {name for names in self._options_of.values() for name in names}
@@ -167,6 +169,7 @@ class Connections:
             asynchronous, self._async = self._async, {}
             self._units.clear()
         if sync is not None:
+            self._leave(sync)
             sync.dispose()
         for loop, engine in asynchronous.items():
             if loop.is_closed():
@@ -237,17 +240,19 @@ class Connections:
             if self._close_one_idle(asynchronous=asynchronous):
                 continue
             if time.monotonic() > deadline:
-                raise QueueTimeout(
+                error = QueueTimeout(
                     f"{self.open} connections are open and all are in use, though max_connections is "
                     f"{self._settings.max_connections}: code that uses db.engine directly holds some of them"
                 )
+                refused(error)
+                raise error
             if asynchronous:
                 await_only(asyncio.sleep(_RETRY))
             else:
                 time.sleep(_RETRY)
 
     def _close_one_idle(self, *, asynchronous: bool) -> bool:
-        here = asyncio._get_running_loop()
+        here = running_loop()
         if self._sync is not None and _close_idle(self._sync):
             return True
         for loop, engine in list(self._async.items()):
@@ -292,7 +297,16 @@ class Connections:
         return [*sync, *(engine.sync_engine for engine in list(self._async.values()))]
 
     def _pools(self) -> list[ClosablePool]:
-        return [engine.pool for engine in self._engines() if isinstance(engine.pool, ClosablePool)]
+        pools = [engine.pool for engine in self._engines() if isinstance(engine.pool, ClosablePool)]
+        return pools + self._leaving
+
+    def _leave(self, engine: Engine) -> None:
+        """Go on counting the connections that are in use while their engine is closed."""
+        pool = engine.pool
+        with self._lock:
+            self._leaving = [one for one in self._leaving if one.records]
+            if isinstance(pool, ClosablePool):
+                self._leaving.append(pool)
 
     def _close_with_loop(self, loop: asyncio.AbstractEventLoop, engine: AsyncEngine) -> None:
         """Have the loop close the engine when it ends.
@@ -308,6 +322,7 @@ class Connections:
                 self._async.pop(loop, None)
                 self._guards.pop(loop, None)
                 self._units.pop(engine.sync_engine, None)
+                self._leave(engine.sync_engine)
                 await engine.dispose()
 
         generator = guard()

@@ -20,12 +20,15 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from anyio import CancelScope
+
 from fastapi_database.core.cancellation import (
     finish_despite_cancellation,
     nothing,
     refuse_if_cancelled,
     result_stands,
 )
+from fastapi_database.core.internals import current_scope, run_as_worker
 
 T = TypeVar("T")
 
@@ -49,11 +52,12 @@ class _Call:
     function: Callable[[], Any]
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
+    scope: CancelScope | None
     since: float = field(default_factory=time.monotonic)
 
     def run(self) -> None:
         try:
-            result, error = self.function(), None
+            result, error = run_as_worker(self.function, loop=self.loop, scope=self.scope), None
         except BaseException as raised:  # noqa: BLE001 - it is delivered to whoever waits for the result
             result, error = None, raised
         with suppress(RuntimeError):  # the loop was closed: nobody waits
@@ -97,7 +101,7 @@ class Threads:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         context = contextvars.copy_context()
-        call = _Call(functools.partial(context.run, function, *args), loop, future)
+        call = _Call(functools.partial(context.run, function, *args), loop, future, current_scope())
         with self._lock:
             waits = self._busy >= self._limit
             if waits:
@@ -132,6 +136,7 @@ class Threads:
     def _work(self, inbox: _Inbox, generation: int) -> None:
         while (call := inbox.get()) is not None:
             following: _Call | None = call
+            del call  # an idle thread must not keep the session and the objects of the request it served last
             while following is not None:
                 following.run()
                 following = self._next(inbox, generation)

@@ -26,7 +26,7 @@ from sqlalchemy.sql.expression import FunctionElement, SelectBase, TextClause
 from fastapi_database.core.admission import REFUSALS, Admission, Ticket, admitted, refused
 from fastapi_database.core.cancellation import finish_despite_cancellation, nothing
 from fastapi_database.core.connections import Connections
-from fastapi_database.core.internals import await_only, current_greenlet, greenlet_spawn
+from fastapi_database.core.internals import await_only, current_greenlet, greenlet_spawn, running_loop
 from fastapi_database.errors import (
     ConcurrentUse,
     FastAPIDatabaseError,
@@ -76,8 +76,6 @@ class Counters:
 
 class Unit(ABC):
     """One unit of work: owns its session and its place, and ends once."""
-
-    kind: Kind
 
     def __init__(
         self,
@@ -253,8 +251,6 @@ class Unit(ABC):
 class SyncUnit(Unit):
     """A unit whose ``Session`` works in a thread."""
 
-    kind = Kind.SYNC
-
     def _base_engine(self) -> Engine:
         return self._connections.sync_engine()
 
@@ -262,7 +258,7 @@ class SyncUnit(Unit):
         return self._admission.acquire_blocking(writer=writer, owner=self.owner)
 
     def check_context(self) -> None:
-        if asyncio._get_running_loop() is not None and not self._allow_on_loop():
+        if running_loop() is not None and not self._allow_on_loop():
             raise WrongSession(
                 f"the sync session of {self.owner} was used on the event loop, where it stops every other request. "
                 "Use it in `def`, or in `async def` take the async one: Depends(db.async_session), "
@@ -272,8 +268,6 @@ class SyncUnit(Unit):
 
 class AsyncUnit(Unit):
     """A unit whose ``AsyncSession`` works in a task. The place is claimed at the first statement."""
-
-    kind = Kind.ASYNC
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
