@@ -110,6 +110,11 @@ class Unit(ABC):
         return not self.ended and self.session.in_transaction()
 
     @property
+    def unsettled(self) -> bool:
+        """Whether ending this takes more than :meth:`end`: a COMMIT or ROLLBACK, or an error to be told."""
+        return self.needs_io or self.fatal is not None
+
+    @property
     def used(self) -> bool:
         """Whether this unit has, or may load, anything an answer is made of."""
         return self.needs_io or self.fatal is not None or len(self.session.identity_map) > 0
@@ -273,12 +278,16 @@ class AsyncUnit(Unit):
         super().transaction_ended()
         self.release_place()  # a handler may go on for long after its own commit(): it holds nothing meanwhile
 
+    @property
+    def unsettled(self) -> bool:
+        return super().unsettled or (self._operation is not None and not self.ended)
+
     async def afinish(self, *, commit: bool) -> None:
         """Finish from a task. Shielded from AnyIO's cancellation; a native one closes the connection."""
         if self.ended:
             return
-        if self._operation is None and not self.needs_io and self.fatal is None:
-            self.end()  # never used
+        if not self.unsettled:
+            self.end()
             return
         with anyio.CancelScope(shield=True):
             try:

@@ -99,8 +99,10 @@ class _Conversation:
             status = _status(message)
             if status is not None:
                 self._started = True
-                if self._units.units or self._refusals:
+                if self._refusals or self._units.unsettled:
                     await self._finish(status)
+                elif self._units.units:
+                    self._units.end()
         await self._send(message)
 
     async def _finish(self, status: int) -> None:

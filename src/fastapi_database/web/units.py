@@ -46,6 +46,11 @@ class RequestUnits:
         """Whether a unit is open, or a swallowed error still has to be told."""
         return any(not unit.ended for unit in self.units.values())
 
+    @property
+    def unsettled(self) -> bool:
+        """Whether there is anything to commit, to roll back or to tell."""
+        return any(unit.unsettled for unit in self.units.values())
+
     def __str__(self) -> str:
         """Name the request for messages: method and route."""
         method = self._scope.get("method", "WebSocket")
@@ -80,12 +85,18 @@ class RequestUnits:
             raise self._mixed()
         return unit.async_session
 
+    def end(self) -> None:
+        """End units that are not :attr:`unsettled`."""
+        self.finished = True
+        for unit in self.units.values():
+            unit.end()
+
     async def finish(self, *, commit: bool) -> None:
         """Finish every unit, in the order they were opened. The first failure rolls back the rest and is raised."""
         self.finished = True
         if commit:
             await checkpoint_if_cancelled()  # a deadline that has passed must not end in a commit
-        durable: list[str] = []
+        durable: list[Resources] = []
         failure: BaseException | None = None
         if commit and len(self.units) > 1:
             failure = await self._flush()
@@ -96,10 +107,11 @@ class RequestUnits:
                 failure = failure or error
             else:
                 if commit and failure is None:
-                    durable.append(resources.dialect.describe())
+                    durable.append(resources)
         if failure is not None:
             if commit and durable:
-                logger.error("%s failed, but is stored in %s", self, ", ".join(durable))
+                stored = ", ".join(resources.dialect.describe() for resources in durable)
+                logger.error("%s failed, but is stored in %s", self, stored)
             raise failure
 
     async def _flush(self) -> BaseException | None:
@@ -158,7 +170,7 @@ class RequestUnits:
 async def _finish(resources: Resources, unit: Unit, *, commit: bool) -> None:
     if isinstance(unit, AsyncUnit):
         await unit.afinish(commit=commit)
-    elif unit.needs_io or unit.fatal is not None:
+    elif unit.unsettled:
         await resources.threads.run(functools.partial(unit.finish, commit=commit), on_cancel=unit.cancel)
     else:
         unit.end()
