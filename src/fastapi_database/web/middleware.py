@@ -74,6 +74,7 @@ class _Conversation:
         self._started = False
         self._unhandled: Exception | None = None
         # A mounted application may have the middleware too; then the units are shared.
+        self._outermost = SCOPE_KEY not in scope
         self._units: RequestUnits = scope.setdefault(SCOPE_KEY, RequestUnits(scope))
 
     async def run(self) -> None:
@@ -93,6 +94,8 @@ class _Conversation:
         finally:
             if units.pending:
                 await units.abandon()
+            if self._outermost:
+                units.close()
 
     async def _forward(self, message: Message) -> None:
         if not self._started:

@@ -126,6 +126,11 @@ class RequestUnits:
                 return error
         return None
 
+    def close(self) -> None:
+        """Let go of the request, of which only the name is kept; else both would wait for the garbage collector."""
+        self.finished = True
+        self._scope = internals.name_of(self._scope)
+
     async def abandon(self) -> None:
         """Roll back what is left when a request ends without an answer. Not interrupted by a cancellation."""
         with anyio.CancelScope(shield=True):
