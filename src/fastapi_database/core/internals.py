@@ -18,13 +18,15 @@ Seen in SQLAlchemy 2.0.50 to 2.0.58 and 2.1.0 to 2.1.9. Each detail has a test i
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from greenlet import getcurrent, greenlet
-from sqlalchemy.orm import InstanceState, LoaderCriteriaOption, Session
 from sqlalchemy.pool import AsyncAdaptedQueuePool, QueuePool
 from sqlalchemy.util import await_only, get_cls_kwargs, greenlet_spawn
 from sqlalchemy.util.queue import Empty
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import InstanceState, LoaderCriteriaOption, Session
 
 __all__ = ["await_only", "get_cls_kwargs", "greenlet_spawn"]
 
@@ -96,6 +98,8 @@ def has_statement_hooks(session: Session) -> bool:
 
 def criteria(state: InstanceState[Any]) -> tuple[LoaderCriteriaOption, ...]:
     """Give the loader criteria of the query an object came from; its lazy loads honour them."""
+    from sqlalchemy.orm import LoaderCriteriaOption  # noqa: PLC0415 - the ORM is not imported with the package
+
     return tuple(option for option in state.load_options if isinstance(option, LoaderCriteriaOption))
 
 

@@ -9,17 +9,14 @@ from __future__ import annotations
 import asyncio
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from greenlet import greenlet
-from sqlalchemy import event
-from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.engine import Engine
 from sqlalchemy.sql.expression import FunctionElement, SelectBase, TextClause
 
 from fastapi_database.core.admission import REFUSALS, Admission, Ticket, refused
@@ -34,6 +31,11 @@ from fastapi_database.errors import (
     UnitEnded,
     WrongSession,
 )
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from fastapi_database.core.session import Sessions
 
 _STOP_TIMEOUT = 1.0  # seconds a cancelled statement gets to let go of its connection, which then is closed
 
@@ -84,7 +86,7 @@ class Unit(ABC):
         counters: Counters,
         owner: object,
         intent: Intent,
-        session_options: Mapping[str, Any],
+        sessions: Sessions,
         ticket: Ticket | None = None,
         allow_on_loop: Callable[[], bool] = lambda: True,
     ) -> None:
@@ -102,7 +104,7 @@ class Unit(ABC):
         """False from the moment a connection is asked for until it has begun a transaction."""
         self._cancelled = False
         self._allow_on_loop = allow_on_loop
-        self.session = UnitSession(self, session_options)
+        self.session: Session = sessions.sync(self)
 
     @property
     def needs_io(self) -> bool:
@@ -259,14 +261,11 @@ class AsyncUnit(Unit):
 
     kind = Kind.ASYNC
 
-    def __init__(self, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self.async_session = AsyncSession(sync_session_class=self._give_session)  # type: ignore[arg-type]  # it is called, nothing else
+    def __init__(self, *, sessions: Sessions, **arguments: Any) -> None:
+        super().__init__(sessions=sessions, **arguments)
+        self.async_session = sessions.asynchronous(self.session)
         self._operation: greenlet | None = None
         self._task: asyncio.Task[Any] | None = None
-
-    def _give_session(self, **_options: Any) -> Session:
-        return self.session
 
     def _base_engine(self) -> Engine:
         return self._connections.async_engine().sync_engine
@@ -332,55 +331,6 @@ class AsyncUnit(Unit):
             raise error
         self._operation = current
         self._task = asyncio.current_task()
-
-
-class UnitSession(Session):
-    """SQLAlchemy's ``Session`` that asks its unit before every statement."""
-
-    def __init__(self, unit: Unit, options: Mapping[str, Any]) -> None:
-        self.unit = unit
-        super().__init__(**options)
-
-    def get_bind(self, mapper: Any = None, *, clause: Any = None, bind: Any = None, **_: Any) -> Engine | Connection:
-        engine = self.unit.bind(clause)
-        return engine if bind is None else bind
-
-    def commit(self) -> None:
-        if self.in_transaction():
-            self.unit.check_context()
-        super().commit()
-
-    def rollback(self) -> None:
-        if self.in_transaction():
-            self.unit.check_context()
-        super().rollback()
-
-
-@event.listens_for(UnitSession, "after_transaction_create")
-def _refuse_after_the_end(session: UnitSession, transaction: SessionTransaction) -> None:
-    if session.unit.ended and transaction.parent is None:
-        session.unit.refuse_if_ended()
-
-
-@event.listens_for(UnitSession, "after_begin")
-def _note_the_begin(session: UnitSession, _transaction: SessionTransaction, _connection: Connection) -> None:
-    session.unit.connected()
-
-
-@event.listens_for(UnitSession, "after_transaction_end")
-def _note_the_end(session: UnitSession, transaction: SessionTransaction) -> None:
-    if transaction.parent is None:
-        session.unit.transaction_ended()
-
-
-@event.listens_for(UnitSession, "after_commit")
-def _count_commit(session: UnitSession) -> None:
-    session.unit.committed()
-
-
-@event.listens_for(UnitSession, "after_rollback")
-def _count_rollback(session: UnitSession) -> None:
-    session.unit.rolled_back()
 
 
 def _may_write(clause: Any) -> bool:

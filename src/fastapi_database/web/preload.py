@@ -7,12 +7,13 @@ import inspect
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import is_dataclass
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import AliasChoices, AliasPath, BaseModel, RootModel
 from pydantic.fields import FieldInfo
 
-from fastapi_database.core.relations import Reads, load_relations
+if TYPE_CHECKING:
+    from fastapi_database.core.relations import Reads
 
 
 def preload(value: Any, response_model: Any) -> None:
@@ -24,6 +25,8 @@ def preload(value: Any, response_model: Any) -> None:
     models = models_in(response_model)
     if not models or value is None:
         return
+    from fastapi_database.core.relations import load_relations  # noqa: PLC0415 - the ORM is not imported with the package
+
     if isinstance(value, list) and response_model_is_flat_list(response_model):
         load_relations(value, _reads(models))  # pyright: ignore[reportUnknownArgumentType]
         return
@@ -105,7 +108,7 @@ def _reads(models: tuple[type, ...]) -> Reads:
     return ModelReads(models)
 
 
-class ModelReads(Reads):
+class ModelReads:
     """What one or several response models read of an object."""
 
     def __init__(self, models: tuple[type, ...]) -> None:

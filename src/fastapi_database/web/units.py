@@ -5,18 +5,20 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
-from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Session
 
 from fastapi_database.core.resources import Resources
 from fastapi_database.core.transaction import transaction_options
 from fastapi_database.core.unit import AsyncUnit, Intent, SyncUnit, Unit, commits
 from fastapi_database.errors import MixedSessions, UnitEnded
 from fastapi_database.web import internals
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy.orm import Session
 
 logger = logging.getLogger("fastapi_database")
 
