@@ -15,12 +15,11 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import create_engine, event
 from sqlalchemy import exc as sa
 from sqlalchemy.engine import URL, Engine
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from fastapi_database.config import ENGINE_OPTIONS, Settings, refuse_unknown_dialect_options
 from fastapi_database.core.admission import refused
@@ -37,6 +36,9 @@ from fastapi_database.engines import Dialect, UnitEngines
 from fastapi_database.engines.failures import watch_failures
 from fastapi_database.engines.values import hide_values
 from fastapi_database.errors import DriverNotInstalled, FastAPIDatabaseError, QueueTimeout, Unavailable
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 PING_AFTER = 30.0
 """Seconds a connection may have been idle before it is pinged on checkout. Below that a look at its
@@ -96,6 +98,8 @@ class Connections:
 
     def async_engine(self) -> AsyncEngine:
         """Give the running loop's engine for async sessions, made on first use."""
+        from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415 - it imports the ORM: core/session.py
+
         loop = asyncio.get_running_loop()
         engine = self._async.get(loop)
         if engine is None:

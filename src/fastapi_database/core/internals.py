@@ -30,16 +30,18 @@ import asyncio
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from anyio import CancelScope
 from anyio._backends import _asyncio
 from anyio._core._eventloop import claim_worker_thread, threadlocals
 from greenlet import getcurrent, greenlet
-from sqlalchemy.orm import InstanceState, LoaderCriteriaOption, Session
 from sqlalchemy.pool import AsyncAdaptedQueuePool, QueuePool
 from sqlalchemy.util import await_only, get_cls_kwargs, greenlet_spawn
 from sqlalchemy.util.queue import Empty
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import InstanceState, LoaderCriteriaOption, Session
 
 __all__ = ["await_only", "get_cls_kwargs", "greenlet_spawn", "running_loop"]
 
@@ -183,6 +185,8 @@ def has_statement_hooks(session: Session) -> bool:
 
 def criteria(state: InstanceState[Any]) -> tuple[LoaderCriteriaOption, ...]:
     """Give the loader criteria of the query an object came from; its lazy loads honour them."""
+    from sqlalchemy.orm import LoaderCriteriaOption  # noqa: PLC0415 - the ORM is not imported with the package
+
     return tuple(option for option in state.load_options if isinstance(option, LoaderCriteriaOption))
 
 

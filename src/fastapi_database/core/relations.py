@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import inspect, select, tuple_
 from sqlalchemy.orm import InstanceState, Mapper, RelationshipProperty, Session, aliased, selectinload
@@ -20,20 +19,17 @@ CHUNK = 5000
 _LOADED_BY_THEMSELVES = {"dynamic", "write_only", "noload", "raise", "raise_on_sql"}
 
 
-class Reads(ABC):
+class Reads(Protocol):
     """What is read of an object: attribute names, and what is read of the objects behind each.
 
     Compared and hashed by value: what is made anew for the same thing is the same.
     """
 
-    @abstractmethod
     def attributes(self) -> Mapping[str, Reads | None]:
         """Give the names; None where the value is read as it is."""
+        ...
 
-
-def is_mapped(value: object) -> bool:
-    """Tell whether an object is one of the ORM's; those may be dataclasses, or models of Pydantic by SQLModel."""
-    return isinstance(inspect(value, raiseerr=False), InstanceState)
+    def __hash__(self) -> int: ...
 
 
 def load_relations(objects: Iterable[Any], reads: Reads) -> None:

@@ -15,6 +15,8 @@ class Resources:
     """Owned by one ``Database``, used by the code of this library that serves it; opens units of work."""
 
     def __init__(self, settings: Settings) -> None:
+        from fastapi_database.core.session import Sessions  # noqa: PLC0415 - not with the package: see there
+
         self.settings = settings
         self.dialect = dialect_for(settings.url)
         self.connections = Connections(self.dialect, settings)
@@ -30,7 +32,7 @@ class Resources:
         """True while an application answers requests, when a sync session on the event loop is refused."""
         # Loaded attributes stay readable after the commit, without a statement; an application that wants
         # SQLAlchemy's own default passes expire_on_commit=True.
-        self._session_options = {"expire_on_commit": False, **settings.session_options}
+        self._sessions = Sessions({"expire_on_commit": False, **settings.session_options})
 
     def sync_unit(self, *, owner: object, intent: Intent, ticket: Ticket | None = None) -> SyncUnit:
         """Open a unit for a thread; that of a request brings its ``ticket``, and its COMMIT is always told."""
@@ -40,7 +42,7 @@ class Resources:
             counters=self.counters,
             owner=owner,
             intent=intent,
-            session_options=self._session_options,
+            sessions=self._sessions,
             ticket=ticket,
             allow_on_loop=self._not_serving,
             on_success=nothing if ticket is None else let_result_stand,
@@ -54,7 +56,7 @@ class Resources:
             counters=self.counters,
             owner=owner,
             intent=intent,
-            session_options=self._session_options,
+            sessions=self._sessions,
         )
 
     async def pause(self) -> None:

@@ -10,17 +10,14 @@ import asyncio
 import enum
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from greenlet import greenlet
-from sqlalchemy import event
-from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.engine import Engine
 from sqlalchemy.sql.expression import FunctionElement, SelectBase, TextClause
 
 from fastapi_database.core.admission import REFUSALS, Admission, Ticket, admitted, refused
@@ -35,6 +32,11 @@ from fastapi_database.errors import (
     UnitEnded,
     WrongSession,
 )
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from fastapi_database.core.session import Sessions
 
 logger = logging.getLogger("fastapi_database")
 
@@ -85,7 +87,7 @@ class Unit(ABC):
         counters: Counters,
         owner: object,
         intent: Intent,
-        session_options: Mapping[str, Any],
+        sessions: Sessions,
         ticket: Ticket | None = None,
         allow_on_loop: Callable[[], bool] = lambda: True,
         on_success: Callable[[], None] = nothing,
@@ -107,12 +109,17 @@ class Unit(ABC):
         self._cancelled = False
         self._allow_on_loop = allow_on_loop
         self._on_success = on_success
-        self.session = UnitSession(self, session_options)
+        self.session: Session = sessions.sync(self)
 
     @property
     def needs_io(self) -> bool:
         """Whether ending this unit talks to the database or flushes; False for one that was never used."""
         return not self.ended and self.session.in_transaction()
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether ending this takes more than :meth:`end`: a COMMIT or ROLLBACK, or an error to be told."""
+        return self.needs_io or self.fatal is not None
 
     @property
     def used(self) -> bool:
@@ -269,14 +276,11 @@ class SyncUnit(Unit):
 class AsyncUnit(Unit):
     """A unit whose ``AsyncSession`` works in a task. The place is claimed at the first statement."""
 
-    def __init__(self, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self.async_session = AsyncSession(sync_session_class=self._give_session)  # type: ignore[arg-type]  # it is called, nothing else
+    def __init__(self, *, sessions: Sessions, **arguments: Any) -> None:
+        super().__init__(sessions=sessions, **arguments)
+        self.async_session = sessions.asynchronous(self.session)
         self._operation: greenlet | None = None
         self._task: asyncio.Task[Any] | None = None
-
-    def _give_session(self, **_options: Any) -> Session:
-        return self.session
 
     def _base_engine(self) -> Engine:
         return self._connections.async_engine().sync_engine
@@ -288,12 +292,16 @@ class AsyncUnit(Unit):
         super().transaction_ended()
         self.release_place()  # a handler may go on for long after its own commit(): it holds nothing meanwhile
 
+    @property
+    def unsettled(self) -> bool:
+        return super().unsettled or (self._operation is not None and not self.ended)
+
     async def afinish(self, *, commit: bool) -> None:
         """Finish from a task. Shielded from AnyIO's cancellation; a native one closes the connection."""
         if self.ended:
             return
-        if self._operation is None and not self.needs_io and self.fatal is None:
-            self.end()  # never used
+        if not self.unsettled:
+            self.end()
             return
         with anyio.CancelScope(shield=True):
             try:
@@ -338,67 +346,6 @@ class AsyncUnit(Unit):
             raise error
         self._operation = current
         self._task = asyncio.current_task()
-
-
-class UnitSession(Session):
-    """SQLAlchemy's ``Session`` that asks its unit before every statement."""
-
-    def __init__(self, unit: Unit, options: Mapping[str, Any]) -> None:
-        self.unit = unit
-        super().__init__(**options)
-
-    def get_bind(self, mapper: Any = None, *, clause: Any = None, bind: Any = None, **_: Any) -> Engine | Connection:
-        engine = self.unit.bind(clause)
-        return engine if bind is None else bind
-
-    def commit(self) -> None:
-        self._check_context()
-        super().commit()
-
-    def rollback(self) -> None:
-        self._check_context()
-        super().rollback()
-
-    def close(self) -> None:
-        self._check_context()
-        super().close()
-
-    def reset(self) -> None:
-        self._check_context()
-        super().reset()
-
-    def _check_context(self) -> None:
-        if self.in_transaction():
-            self.unit.check_context()
-
-
-@event.listens_for(UnitSession, "after_transaction_create")
-def _refuse_after_the_end(session: UnitSession, transaction: SessionTransaction) -> None:
-    if session.unit.ended and transaction.parent is None:
-        transaction.close()  # the session has it already, and would not ask again
-        session.unit.refuse_if_ended()
-
-
-@event.listens_for(UnitSession, "after_begin")
-def _note_the_begin(session: UnitSession, _transaction: SessionTransaction, _connection: Connection) -> None:
-    session.unit.connected()
-
-
-@event.listens_for(UnitSession, "after_transaction_end")
-def _note_the_end(session: UnitSession, transaction: SessionTransaction) -> None:
-    if transaction.parent is None:
-        session.unit.transaction_ended()
-
-
-@event.listens_for(UnitSession, "after_commit", insert=True)  # before a hook of the application that may raise
-def _count_commit(session: UnitSession) -> None:
-    if not session.in_nested_transaction():  # a savepoint was released, and nothing is durable yet
-        session.unit.committed()
-
-
-@event.listens_for(UnitSession, "after_rollback")
-def _count_rollback(session: UnitSession) -> None:
-    session.unit.rolled_back()
 
 
 def _may_write(clause: Any) -> bool:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, FastAPI
 from sqlalchemy.engine import URL
-from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Session
 from starlette.requests import HTTPConnection
 
 from fastapi_database.core.admission import REFUSALS
@@ -18,6 +16,10 @@ from fastapi_database.web import internals
 from fastapi_database.web.health import health_router
 from fastapi_database.web.install import install
 from fastapi_database.web.units import SCOPE_KEY, RequestUnits
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy.orm import Session
 
 _OUTSIDE: HTTPConnection = HTTPConnection({"type": "http"})  # what a session dependency gets when FastAPI gives none
 

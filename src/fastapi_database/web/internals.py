@@ -97,6 +97,11 @@ def route_path(scope: Scope) -> str:
     return f"{scope.get('root_path', '')}{path}"
 
 
+def name_of(scope: Scope) -> Scope:
+    """Give the part of a scope that :func:`route_path` reads, and the method."""
+    return {key: scope[key] for key in ("method", "root_path", "path", "route", "fastapi") if key in scope}
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """How one route, as it appears where it is included, turns a returned value into a response."""

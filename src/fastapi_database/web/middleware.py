@@ -71,6 +71,7 @@ class _Conversation:
         self._started = False
         self._unhandled: Exception | None = None
         # A mounted application may have the middleware too; then the units are shared.
+        self._outermost = SCOPE_KEY not in scope
         self._units: RequestUnits = scope.setdefault(SCOPE_KEY, RequestUnits(scope))
         self._request = ThreadsFirst(self._call(), holds=self._units.has_sync_session)
         self.refusals = Refusals(on_first=self._units.watch)
@@ -92,6 +93,8 @@ class _Conversation:
         finally:
             if units.pending:
                 await units.abandon()
+            if self._outermost:
+                units.close()
 
     async def _call(self) -> None:
         await self._app(self._scope, self._receive, self._forward)
@@ -102,8 +105,10 @@ class _Conversation:
             status = _status(message)
             if status is not None:
                 self._started = True
-                if self._units.units or self.refusals.errors:
+                if self.refusals.errors or self._units.unsettled:
                     await self._finish(status)
+                elif self._units.units:
+                    self._units.end()
         await self._send(message)
 
     async def _finish(self, status: int) -> None:

@@ -7,12 +7,14 @@ import inspect
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, is_dataclass
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import AliasChoices, AliasPath, BaseModel, RootModel
 from pydantic.fields import FieldInfo
+from sqlalchemy import inspect as state_of
 
-from fastapi_database.core.relations import Reads, is_mapped, load_relations
+if TYPE_CHECKING:
+    from fastapi_database.core.relations import Reads
 
 REMEMBERED = 1024
 """Annotations and models whose parts are known by heart; an application may well make models as it runs."""
@@ -27,6 +29,8 @@ def preload(value: Any, response_model: Any) -> None:
     models = models_in(response_model)
     if not models or value is None:
         return
+    from fastapi_database.core.relations import load_relations  # noqa: PLC0415 - the ORM is not imported with the package
+
     if isinstance(value, list) and response_model_is_flat_list(response_model):
         load_relations(value, ModelReads(models))  # pyright: ignore[reportUnknownArgumentType]
         return
@@ -55,7 +59,7 @@ def _collect(value: Any, annotation: Any, found: dict[tuple[type, ...], list[Any
     elif isinstance(value, Sequence | Set):
         for one in value:  # pyright: ignore[reportUnknownVariableType]
             _collect(one, annotation, found)
-    elif (isinstance(value, BaseModel) or is_dataclass(value)) and not is_mapped(value):
+    elif (isinstance(value, BaseModel) or is_dataclass(value)) and not _is_mapped(value):
         _collect_fields(models, lambda name: getattr(value, name, None), found)
     else:
         found.setdefault(models, []).append(value)
@@ -110,8 +114,13 @@ def _models(annotation: Any) -> Iterator[type]:
             yield from _models(argument)
 
 
+def _is_mapped(value: object) -> bool:
+    """Tell whether an object is one of the ORM's; those may be dataclasses, or models of Pydantic by SQLModel."""
+    return getattr(state_of(value, raiseerr=False), "is_instance", False)
+
+
 @dataclass(frozen=True)
-class ModelReads(Reads):
+class ModelReads:
     """What one or several response models read of an object."""
 
     models: tuple[type, ...]

@@ -5,17 +5,19 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
-from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Session
 
 from fastapi_database.core.resources import Resources
 from fastapi_database.core.unit import AsyncUnit, Intent, SyncUnit, Unit, commits
 from fastapi_database.errors import MixedSessions, UnitEnded
 from fastapi_database.web import internals
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy.orm import Session
 
 logger = logging.getLogger("fastapi_database")
 
@@ -51,6 +53,11 @@ class RequestUnits:
         """Tell whether a thread may be at work on a session of this request."""
         return any(isinstance(unit, SyncUnit) and not unit.ended for unit in self.units.values())
 
+    @property
+    def unsettled(self) -> bool:
+        """Whether there is anything to commit, to roll back or to tell."""
+        return any(unit.unsettled for unit in self.units.values())
+
     def __str__(self) -> str:
         """Name the request for messages: method and route."""
         method = self._scope.get("method", "WebSocket")
@@ -85,26 +92,34 @@ class RequestUnits:
             raise self._mixed()
         return unit.async_session
 
+    def end(self) -> None:
+        """End units that are not :attr:`unsettled`."""
+        self.finished = True
+        for unit in self.units.values():
+            unit.end()
+
     async def finish(self, *, commit: bool) -> None:
         """Finish every unit, in the order they were opened. The first failure rolls back the rest and is raised."""
         self.finished = True
         if commit:
             await checkpoint_if_cancelled()  # a deadline that has passed must not end in a commit
-        durable: list[str] = []
+        durable: list[Resources] = []
         failure: BaseException | None = None
         if commit and len(self.units) > 1:
             failure = await self._flush()
         for resources, unit in self.units.items():
+            stores = commit and failure is None and unit.needs_io
             try:
                 await _finish(resources, unit, commit=commit and failure is None)
             except BaseException as error:  # noqa: BLE001 - raised below, after the others were rolled back
                 failure = failure or error
             else:
-                if commit and failure is None:
-                    durable.append(resources.dialect.describe())
+                if stores:
+                    durable.append(resources)
         if failure is not None:
-            if commit and durable:
-                logger.error("%s failed, but is stored in %s", self, ", ".join(durable))
+            if durable:
+                stored = ", ".join(resources.dialect.describe() for resources in durable)
+                logger.error("%s failed, but is stored in %s", self, stored)
             raise failure
 
     async def _flush(self) -> BaseException | None:
@@ -118,6 +133,11 @@ class RequestUnits:
             except BaseException as error:  # noqa: BLE001 - raised by finish(), after everything was rolled back
                 return error
         return None
+
+    def close(self) -> None:
+        """Let go of the request, of which only the name is kept; else both would wait for the garbage collector."""
+        self.finished = True
+        self._scope = internals.name_of(self._scope)
 
     async def abandon(self) -> None:
         """Roll back what is left when a request ends without an answer. Not interrupted by a cancellation."""
@@ -167,7 +187,7 @@ class RequestUnits:
 async def _finish(resources: Resources, unit: Unit, *, commit: bool) -> None:
     if isinstance(unit, AsyncUnit):
         await unit.afinish(commit=commit)
-    elif unit.needs_io or unit.fatal is not None:
+    elif unit.unsettled:
         await resources.threads.run(functools.partial(unit.finish, commit=commit), on_cancel=unit.cancel)
     else:
         unit.end()
