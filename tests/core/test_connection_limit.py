@@ -10,7 +10,7 @@ from sqlalchemy import event, text
 from sqlalchemy.pool import Pool
 
 from fastapi_database import Database, errors
-from fastapi_database.core.admission import REFUSALS
+from fastapi_database.core.admission import REFUSALS, Refusals
 
 POOL = 3
 LONG = 60.0
@@ -212,12 +212,12 @@ def test_a_connection_refused_at_the_limit_is_noted_like_any_other_refusal(sqlit
     db = Database(sqlite_url, max_connections=1, queue_timeout=0.05)
 
     async def main() -> list[errors.Unavailable]:
-        refusals: list[errors.Unavailable] = []
+        refusals = Refusals(on_first=lambda: None)
         REFUSALS.set(refusals)
         with pytest.raises(errors.QueueTimeout):
             async with db.begin() as session:
                 await session.execute(text("SELECT 1"))
-        return refusals
+        return refusals.errors
 
     with db.engine.connect():
         assert [type(one) for one in asyncio.run(main())] == [errors.QueueTimeout]

@@ -43,11 +43,10 @@ from sqlalchemy.util.queue import Empty
 if TYPE_CHECKING:
     from sqlalchemy.orm import InstanceState, LoaderCriteriaOption, Session
 
-__all__ = ["await_only", "get_cls_kwargs", "greenlet_spawn", "running_loop"]
+__all__ = ["await_only", "get_cls_kwargs", "greenlet_spawn"]
 
 
 T = TypeVar("T")
-running_loop = asyncio._get_running_loop
 
 _ANYIO: Any = _asyncio  # what is taken from it has no types
 _OPENING: ContextVar[list[Any] | None] = ContextVar("fastapi_database_opening", default=None)
@@ -193,6 +192,11 @@ def criteria(state: InstanceState[Any]) -> tuple[LoaderCriteriaOption, ...]:
 def has_own_loader(state: InstanceState[Any], key: str) -> bool:
     """Tell whether the query an object came from said how this attribute loads: ``raiseload()``, ``lazyload()``."""
     return key in state.callables
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Give the event loop that runs in this thread, or None."""
+    return asyncio._get_running_loop()
 
 
 def in_shielded_scope() -> bool:
