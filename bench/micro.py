@@ -8,13 +8,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI
+from fastapi.params import Depends as DependsMarker
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
@@ -24,7 +25,8 @@ from fastapi_database import Database
 
 IMPORTS = 15  # processes per statement
 BASELINE = "import fastapi, sqlalchemy"
-STATEMENTS = (BASELINE, "import fastapi, sqlalchemy.orm, sqlalchemy.ext.asyncio", "import fastapi_database")
+ORM = "import fastapi, sqlalchemy.orm, sqlalchemy.ext.asyncio"  # what an application with models pays in any case
+STATEMENTS = (BASELINE, "import fastapi_database", ORM, f"{ORM}, fastapi_database")
 BLOCKS, REQUESTS = 40, 250  # blocks per route, requests per block
 IMPORT_TARGET = 1.15
 REQUEST_TARGET = 20.0  # microseconds
@@ -74,68 +76,64 @@ async def _requests() -> list[str]:
     """Compare routes that declare a session with the same routes without one, called without a server."""
     lines = ["| route (CPU µs per request) | plain | empty dependency | session | session - plain |"]
     lines += ["|---|--:|--:|--:|--:|"]
-    with _application() as app:
-        async with app.router.lifespan_context(app):
-            for title, kind in (("`async def`, `db.async_session`", "async"), ("`def`, `db.session`", "sync")):
-                plain, empty, session, more = await _compare(app, kind)
-                lines.append(f"| {title} | {plain:.0f} | {empty:.0f} | {session:.0f} | {more:+.1f} |")
+    with tempfile.TemporaryDirectory() as directory:
+        db = Database(f"sqlite:///{directory}/micro.db", models=Base)
+        for title, apps in (("`async def`, `db.async_session`", _asynchronous(db)), ("`def`, `db.session`", _sync(db))):
+            async with AsyncExitStack() as stack:
+                for app in apps:
+                    await stack.enter_async_context(app.router.lifespan_context(app))
+                plain, empty, session, more = await _compare(apps)
+            lines.append(f"| {title} | {plain:.0f} | {empty:.0f} | {session:.0f} | {more:+.1f} |")
     return [*lines, "", f"Target: at most {REQUEST_TARGET:.0f} µs more."]
 
 
-@contextmanager
-def _application() -> Iterator[FastAPI]:
-    with tempfile.TemporaryDirectory() as directory:
-        db = Database(f"sqlite:///{directory}/micro.db", models=Base)
-        app = FastAPI()
-        db.install(app)
+def _asynchronous(db: Database) -> list[FastAPI]:
+    async def plain() -> dict[str, bool]:
+        return {"ok": True}
 
-        @app.get("/async/plain")
-        async def async_plain() -> dict[str, bool]:
-            return {"ok": True}
+    async def session(session: Annotated[AsyncSession, Depends(db.async_session)]) -> dict[str, bool]:
+        return {"ok": True}
 
-        @app.get("/async/empty", dependencies=[Depends(_nothing)])
-        async def async_empty() -> dict[str, bool]:
-            return {"ok": True}
+    return [_application(db, plain), _application(db, plain, Depends(_nothing)), _application(db, session)]
 
-        @app.get("/async/session")
-        async def async_session(session: Annotated[AsyncSession, Depends(db.async_session)]) -> dict[str, bool]:
-            return {"ok": True}
 
-        @app.get("/sync/plain")
-        def sync_plain() -> dict[str, bool]:
-            return {"ok": True}
+def _sync(db: Database) -> list[FastAPI]:
+    def plain() -> dict[str, bool]:
+        return {"ok": True}
 
-        @app.get("/sync/empty", dependencies=[Depends(_nothing)])
-        def sync_empty() -> dict[str, bool]:
-            return {"ok": True}
+    def session(session: Annotated[Session, Depends(db.session)]) -> dict[str, bool]:
+        return {"ok": True}
 
-        @app.get("/sync/session")
-        def sync_session(session: Annotated[Session, Depends(db.session)]) -> dict[str, bool]:
-            return {"ok": True}
+    return [_application(db, plain), _application(db, plain, Depends(_nothing)), _application(db, session)]
 
-        yield app
+
+def _application(db: Database, endpoint: Callable[..., Any], *dependencies: DependsMarker) -> FastAPI:
+    """Give every route an application of its own: a later route of a router costs more to find."""
+    app = FastAPI()
+    db.install(app)
+    app.get("/", dependencies=dependencies)(endpoint)
+    return app
 
 
 async def _nothing() -> None:
     """Show what FastAPI charges for any dependency."""
 
 
-async def _compare(app: FastAPI, kind: str) -> tuple[float, ...]:
+async def _compare(apps: Sequence[FastAPI]) -> tuple[float, ...]:
     """Return the median costs of the three routes, and the median difference of the last and the first."""
-    paths = [f"/{kind}/{name}" for name in ("plain", "empty", "session")]
-    rounds = [[await _microseconds(app, path) for path in paths] for _ in range(1 + BLOCKS)]
+    rounds = [[await _microseconds(app) for app in apps] for _ in range(1 + BLOCKS)]
     measured = rounds[1:]  # the first one warms up
     return (*map(median, zip(*measured, strict=True)), median(last - first for first, _, last in measured))
 
 
-async def _microseconds(app: FastAPI, path: str) -> float:
+async def _microseconds(app: FastAPI) -> float:
     started = time.process_time()
     for _ in range(REQUESTS):
-        await _call(app, path)
+        await _call(app)
     return (time.process_time() - started) / REQUESTS * 1e6
 
 
-async def _call(app: Callable[..., Awaitable[None]], path: str) -> None:
+async def _call(app: Callable[..., Awaitable[None]]) -> None:
     """Send one GET straight to the application and make sure that it is answered 200."""
     messages = iter([{"type": "http.request", "body": b"", "more_body": False}])
     status = 0
@@ -150,20 +148,20 @@ async def _call(app: Callable[..., Awaitable[None]], path: str) -> None:
         if message["type"] == "http.response.start":
             status = message["status"]
 
-    await app(_scope(path), receive, send)
+    await app(_scope(), receive, send)
     if status != 200:
-        raise RuntimeError(f"{path} answered {status}")
+        raise RuntimeError(f"it answered {status}")
 
 
-def _scope(path: str) -> dict[str, object]:
+def _scope() -> dict[str, object]:
     return {
         "type": "http",
         "asgi": {"version": "3.0"},
         "http_version": "1.1",
         "method": "GET",
         "scheme": "http",
-        "path": path,
-        "raw_path": path.encode(),
+        "path": "/",
+        "raw_path": b"/",
         "query_string": b"",
         "root_path": "",
         "headers": [(b"host", b"bench")],

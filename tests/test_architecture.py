@@ -129,6 +129,17 @@ print(json.dumps([theirs, sorted(sys.modules)]))
     assert ours <= {"greenlet"}, "an import that no dependency had"
 
 
+def test_the_orm_is_imported_with_the_first_database_and_not_with_the_package() -> None:
+    script = """
+import sys
+import fastapi_database
+assert "sqlalchemy.orm" not in sys.modules
+fastapi_database.Database("sqlite://")
+assert "sqlalchemy.orm" in sys.modules, "the first request would import it"
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 def test_the_top_level_has_at_most_15_names() -> None:
     public = fastapi_database.__all__
     assert len(public) <= 15

@@ -90,6 +90,7 @@ def test_every_code_of_the_table_is_tested() -> None:
 def test_errors_of_sqlalchemy_itself_have_an_answer() -> None:
     assert problem_for(exc.TimeoutError()).code == "queue-timeout"
     assert problem_for(exc.PendingRollbackError()).code == "transaction-aborted"
+    assert problem_for(exc.PendingRollbackError(code="8s2b")).code == "connection-lost"
     assert problem_for(exc.InvalidRequestError()).code == "database-error"
     assert problem_for(LookupError()).code == "database-error"
     lost = exc.DBAPIError("SELECT 1", {}, psycopg.OperationalError(), connection_invalidated=True)

@@ -309,6 +309,8 @@ SQLITE_CODE: Mapping[int, Problem] = {
     20: INVALID_VALUE,
 }
 
+_CONNECTION_GONE = "8s2b"  # the transaction's connection was lost before: https://sqlalche.me/e/20/8s2b
+
 
 def problem_for(error: BaseException, *, metadata: Iterable[MetaData] = ()) -> Problem:
     """Give the problem document for an error of this library, of SQLAlchemy or of a driver.
@@ -325,7 +327,7 @@ def problem_for(error: BaseException, *, metadata: Iterable[MetaData] = ()) -> P
     if isinstance(error, sa.TimeoutError):
         return Problem(QueueTimeout.status, QueueTimeout.code, QueueTimeout.title, RETRY_AFTER)
     if isinstance(error, sa.PendingRollbackError):
-        return ABORTED
+        return CONNECTION_LOST if error.code == _CONNECTION_GONE else ABORTED
     if isinstance(error, sa.DBAPIError):
         return _problem_for_driver_error(error, metadata)
     return OTHER

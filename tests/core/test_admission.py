@@ -297,3 +297,33 @@ def test_the_probe_never_goes_before_those_who_wait() -> None:
     gate.release(first)
     gate.release(second)
     assert gate.in_use == 0
+
+
+def test_a_place_granted_to_a_claim_whose_loop_was_closed_goes_to_the_next() -> None:
+    gate = admission(timeout=0.1)
+    held = take(gate)
+    loop = asyncio.new_event_loop()
+    abandoned = loop.create_task(gate.acquire_async(writer=False, owner="gone"))
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    assert gate.waiting == 1
+    gate.release(held)
+    assert (gate.in_use, gate.waiting) == (0, 0)
+    gate.release(take(gate, "next"))
+    abandoned.get_coro().close()  # type: ignore[union-attr]
+    abandoned._log_destroy_pending = False  # type: ignore[attr-defined]
+    assert gate.in_use == 0
+
+
+def test_the_writers_place_granted_to_a_claim_whose_loop_was_closed_goes_to_the_next() -> None:
+    gate = admission(places=3, timeout=0.1, single_writer=True)
+    held = gate.acquire_blocking(writer=True, owner="holder")
+    loop = asyncio.new_event_loop()
+    abandoned = loop.create_task(gate.acquire_async(writer=True, owner="gone"))
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    gate.release(held)
+    gate.release(gate.acquire_blocking(writer=True, owner="next"))
+    assert gate.in_use == 0
+    abandoned.get_coro().close()  # type: ignore[union-attr]
+    abandoned._log_destroy_pending = False  # type: ignore[attr-defined]

@@ -40,7 +40,12 @@ class AdmissionModel(RuleBasedStateMachine):
                 self.queue.request(writer=writer, owner="me", now=self.now)
             return
         ticket = self.queue.request(writer=writer, owner="me", now=self.now)
-        ticket.wake = lambda: self.woken.append(ticket)
+
+        def wake() -> bool:
+            self.woken.append(ticket)
+            return True
+
+        ticket.wake = wake
         assert (ticket.granted is not None) == free
         if writes:
             self.writes.add(ticket)

@@ -10,6 +10,7 @@ from sqlalchemy import event, text
 from sqlalchemy.pool import Pool
 
 from fastapi_database import Database, errors
+from fastapi_database.core.admission import REFUSALS, Refusals
 
 POOL = 3
 LONG = 60.0
@@ -158,4 +159,66 @@ def test_a_unit_inside_a_unit_that_has_the_last_place_is_refused_at_the_deadline
     with pytest.raises(errors.QueueTimeout, match=r"longest held .* by db\.begin\(\) at test_connection_limit\.py"):
         asyncio.run(async_inside())
     assert db.stats().in_use == 0
+    db.close()
+
+
+def test_whoever_waits_for_a_connection_hears_of_one_that_was_invalidated(sqlite_url: str) -> None:
+    db = Database(sqlite_url, max_connections=1, queue_timeout=LONG)
+    engine = db.engine
+    waited: list[object] = []
+
+    def wait() -> None:
+        with engine.connect() as connection:
+            waited.append(connection.scalar(text("SELECT 1")))
+
+    with engine.connect() as connection:
+        thread = threading.Thread(target=wait)
+        thread.start()
+        while not engine.pool.waiting:  # type: ignore[attr-defined]
+            thread.join(0.001)
+        thread.join(0.05)
+        connection.invalidate()
+    thread.join(LONG / 2)
+    assert waited == [1]
+    assert (db.stats().open, db.stats().idle) == (1, 1)
+    db.close()
+
+
+def test_a_connection_in_use_at_close_is_counted_and_closes_when_its_unit_ends(url: str, opened: Opened) -> None:
+    db = Database(url, max_connections=POOL)
+    for _ in range(POOL + 1):
+        with db.begin() as session:
+            session.execute(text("SELECT 1"))
+            db.close()
+            assert (db.stats().open, db.stats().idle, opened.now) == (1, 0, 1)
+        assert (db.stats().open, db.stats().idle, opened.now) == (0, 0, 0)
+
+
+def test_an_async_connection_in_use_at_aclose_closes_when_its_unit_ends(async_url: str, opened: Opened) -> None:
+    db = Database(async_url, max_connections=POOL)
+
+    async def main() -> None:
+        for _ in range(POOL + 1):
+            async with db.begin() as session:
+                await session.execute(text("SELECT 1"))
+                await db.aclose()
+                assert (db.stats().open, db.stats().idle, opened.now) == (1, 0, 1)
+            assert (db.stats().open, db.stats().idle, opened.now) == (0, 0, 0)
+
+    asyncio.run(main())
+
+
+def test_a_connection_refused_at_the_limit_is_noted_like_any_other_refusal(sqlite_url: str) -> None:
+    db = Database(sqlite_url, max_connections=1, queue_timeout=0.05)
+
+    async def main() -> list[errors.Unavailable]:
+        refusals = Refusals(on_first=lambda: None)
+        REFUSALS.set(refusals)
+        with pytest.raises(errors.QueueTimeout):
+            async with db.begin() as session:
+                await session.execute(text("SELECT 1"))
+        return refusals.errors
+
+    with db.engine.connect():
+        assert [type(one) for one in asyncio.run(main())] == [errors.QueueTimeout]
     db.close()

@@ -1,15 +1,18 @@
-"""The undocumented details of SQLAlchemy that core/internals.py touches: one test for each."""
+"""The undocumented details that core/internals.py touches: one test for each."""
 
 import ast
 import asyncio
 import inspect
+import logging
 import os
 import re
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import asyncpg
 import pytest
 from sqlalchemy import ForeignKey, create_engine, event, make_url, select, text
@@ -65,6 +68,7 @@ def engine(sqlite_url: str) -> Iterator[Any]:
 
 def test_every_detail_is_listed_with_its_versions() -> None:
     listed = inspect.getdoc(internals) or ""
+    assert re.search(r"AnyIO 4[\d.]+", listed)
     assert re.search(r"Seen in SQLAlchemy 2\.0[\d.]+ to 2\.0[\d.]+ and 2\.1[\d.]+ to 2\.1[\d.]+", listed)
     source = Path(internals.__file__).read_text()
     taken = {
@@ -117,6 +121,34 @@ def test_the_pool_of_async_engines_closes_the_same_way(sqlite_url: str) -> None:
     asyncio.run(use())
 
 
+def test_a_connection_of_an_async_pool_can_be_closed_without_awaiting_anything(
+    async_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def use() -> None:
+        url = async_url.replace("sqlite:", "sqlite+aiosqlite:")
+        engine = create_async_engine(url, poolclass=internals.AsyncClosablePool, pool_size=2, max_overflow=0)
+        async with engine.connect() as connection:
+            record: Any = await connection.get_raw_connection()
+            driver: Any = record.driver_connection
+        pool: Any = engine.pool
+        assert pool.drop_one_idle()
+        assert not pool.drop_one_idle()
+        assert (pool.checkedin(), pool.checkedout()) == (0, 0)
+        if "asyncpg" in async_url:
+            assert driver.is_closed()
+        elif "psycopg" in async_url:
+            assert driver.closed
+        else:
+            await asyncio.to_thread(driver._thread.join, 5.0)
+            assert not driver._thread.is_alive()
+        async with engine.connect() as connection:
+            await connection.execute(text("SELECT 1"))
+        await engine.dispose()
+
+    asyncio.run(use())
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
 def test_the_pool_logs_under_sqlalchemys_own_name(engine: Any) -> None:
     assert engine.pool.logger.name.startswith("sqlalchemy.pool")
     assert isinstance(engine.pool, QueuePool)
@@ -135,6 +167,48 @@ def test_a_greenlet_in_which_something_can_be_awaited_is_known() -> None:
 
     assert internals.current_greenlet() is None
     assert asyncio.run(outside()) == (True, 7)
+
+
+def test_whether_an_event_loop_runs_here_is_known() -> None:
+    async def main() -> bool:
+        return internals.running_loop() is asyncio.get_running_loop()
+
+    assert internals.running_loop() is None
+    assert asyncio.run(main())
+
+
+def test_a_wait_for_a_thread_of_anyio_is_known() -> None:
+    seen: list[bool] = []
+
+    async def look() -> None:
+        seen.append(internals.in_shielded_scope())
+
+    async def main() -> None:
+        await look()
+        with anyio.CancelScope():
+            await look()
+        with anyio.CancelScope(shield=True):
+            await look()
+            with anyio.CancelScope():
+                await look()
+        await Watched(anyio.to_thread.run_sync(threading.active_count), seen)
+
+    asyncio.run(main())
+    assert seen == [False, False, True, False, True]
+
+
+class Watched:
+    """Awaits something and notes, while a future is awaited, whether the wait is shielded."""
+
+    def __init__(self, awaitable: Any, seen: list[bool]) -> None:
+        self._awaitable = awaitable
+        self._seen = seen
+
+    def __await__(self) -> Iterator[Any]:
+        for awaited in self._awaitable.__await__():
+            if awaited is not None:
+                self._seen.append(internals.in_shielded_scope())
+            yield awaited
 
 
 def test_a_listener_for_statements_is_seen_wherever_it_was_registered() -> None:

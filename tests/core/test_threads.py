@@ -2,11 +2,14 @@
 
 import asyncio
 import contextvars
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 
 import anyio
+import anyio.from_thread
 import pytest
 
 from fastapi_database.core.threads import Threads
@@ -234,3 +237,62 @@ async def settle() -> None:
     """Let every task do what it can."""
     for _ in range(10):
         await asyncio.sleep(0)
+
+
+async def test_an_idle_thread_keeps_nothing_of_what_it_ran_last(threads: Threads) -> None:
+    class Value: ...
+
+    def use(_: Value) -> Value:
+        return Value()
+
+    value = Value()
+    kept = [weakref.ref(value), weakref.ref(await threads.run(use, value))]
+    del value
+    while threads._busy:
+        await asyncio.sleep(0.001)
+    gc.collect()
+    assert [one() for one in kept] == [None, None]
+
+
+async def test_a_function_reaches_its_event_loop_through_anyio(threads: Threads) -> None:
+    loop = asyncio.get_running_loop()
+
+    async def where(value: str) -> tuple[str, bool]:
+        await asyncio.sleep(0)
+        return value, asyncio.get_running_loop() is loop
+
+    def function() -> tuple[object, object]:
+        return anyio.from_thread.run(where, "there"), anyio.from_thread.run_sync(asyncio.get_running_loop)
+
+    assert await threads.run(function) == (("there", True), loop)
+
+
+async def test_a_function_can_ask_anyio_whether_it_was_cancelled(threads: Threads) -> None:
+    entered, cancelled = threading.Event(), threading.Event()
+    heard: list[bool] = []
+
+    def function() -> None:
+        anyio.from_thread.check_cancelled()
+        entered.set()
+        assert cancelled.wait(PATIENCE)
+        try:
+            anyio.from_thread.check_cancelled()
+        except asyncio.CancelledError:
+            heard.append(True)
+
+    with anyio.CancelScope() as scope:
+        task = asyncio.create_task(asyncio.to_thread(entered.wait, PATIENCE))
+        task.add_done_callback(lambda _: (scope.cancel(), cancelled.set()))
+        await threads.run(function)
+    assert heard == [True]
+
+
+def test_each_event_loop_is_reached_from_its_own_calls() -> None:
+    threads = Threads(1)
+
+    async def main() -> bool:
+        there = await threads.run(anyio.from_thread.run_sync, asyncio.get_running_loop)
+        return there is asyncio.get_running_loop()
+
+    assert [asyncio.run(main()) for _ in range(3)] == [True] * 3
+    threads.close()

@@ -190,6 +190,18 @@ class Cases:
             await work()
         assert await names(db) == ["Ann"]
 
+    async def test_the_session_refuses_every_time(self, db: Database, units: Any) -> None:
+        async with units.begin() as session:
+            session.add(Guest(name="Ann"))
+        for _ in range(3):
+            with pytest.raises(errors.UnitEnded):
+                session.add(Guest(name="Bob"))
+            with pytest.raises(errors.UnitEnded):
+                await session.execute(select(1))
+        await session.rollback()  # there is nothing to roll back or to close, and so nothing to refuse
+        await session.close()
+        assert await names(db) == ["Ann"]
+
     async def test_a_lazy_load_after_the_end_says_so(self, db: Database, units: Any) -> None:
         async with units.begin() as session:
             session.add(Guest(name="Ann"))

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterator
-from threading import Barrier, Thread
+from threading import Barrier, Event, Thread
 from typing import Any
 
 import pytest
@@ -100,6 +100,45 @@ def test_b20_a_loop_that_ends_while_sync_sessions_work(db: Database, loop: str, 
     db.close()
     assert db.stats().open == 0
     assert comes_true(lambda: backends() == 0, 5.0)
+
+
+def test_b20_a_loop_that_is_told_to_close_a_connection_may_end_at_once(
+    async_url: str, backends: Callable[[], int], caplog: pytest.LogCaptureFixture
+) -> None:
+    db = Database(async_url, max_connections=1)
+    done: list[int] = []
+
+    def take_the_only_place() -> None:
+        with db.begin() as session:
+            done.append(session.scalar(text("SELECT 1")) or 0)
+
+    thread = Thread(target=take_the_only_place)
+
+    async def main() -> None:
+        async with db.begin() as session:
+            await session.execute(text("SELECT 1"))
+        told = Event()
+        loop: Any = asyncio.get_running_loop()
+        call = loop.call_soon_threadsafe
+
+        def note(*arguments: Any, **options: Any) -> Any:
+            handle = call(*arguments, **options)
+            told.set()
+            return handle
+
+        loop.call_soon_threadsafe = note
+        thread.start()
+        assert told.wait(10.0)  # stops this loop, which ends a few turns later
+        for _ in range(2):
+            await asyncio.sleep(0)
+
+    asyncio.run(main())
+    thread.join()
+    assert done == [1]
+    db.close()
+    assert db.stats().open == 0
+    assert comes_true(lambda: backends() == 0, 5.0)
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 def run(loop: str, coroutine: Coroutine[Any, Any, None]) -> None:

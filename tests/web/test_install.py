@@ -1,7 +1,10 @@
 """One installation: several databases, mounted applications, routers in routers, overrides, tasks, order."""
 
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
+from pathlib import Path
 from typing import Annotated, Any
 
 import fastapi
@@ -10,7 +13,7 @@ from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException
 from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.testclient import TestClient
 from sqlalchemy import ForeignKey, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from starlette.middleware.base import BaseHTTPMiddleware
@@ -161,26 +164,36 @@ class Owned(Base):
 
 
 @pytest.mark.parametrize("kind", ROUTERS)
-def test_a_commit_that_fails_in_the_second_database_says_which_is_durable(
-    kind: Any, db: Database, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("refused", "durable"), [(0, []), (1, ["0"]), (2, ["0", "1"])])
+def test_a_commit_that_fails_says_which_of_several_databases_are_durable(
+    kind: Any, refused: int, durable: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    other = Database("sqlite://", models=Base)
-    other.create_all()
+    databases = [Database(f"sqlite:///{tmp_path / f'number-{one}'}", models=Base) for one in range(3)]
     router, app = kind(), FastAPI()
+    zero, one, two = databases
 
-    @router.post("/both", status_code=201)
-    def both(one: Annotated[Session, Depends(db.session)], two: Annotated[Session, Depends(other.session)]) -> None:
-        one.add(Note(text="a"))
-        two.add(Owned(note_id=99))  # accepted by the flush, refused by COMMIT
+    @router.post("/all", status_code=201)
+    def write_all(
+        first: Annotated[Session, Depends(zero.session)],
+        second: Annotated[Session, Depends(one.session)],
+        third: Annotated[Session, Depends(two.session)],
+    ) -> None:
+        sessions = first, second, third
+        for session in sessions:
+            session.add(Note(text="a"))
+        sessions[refused].add(Owned(note_id=99))  # accepted by the flush, refused by COMMIT
 
     app.include_router(router)
-    db.install(app)
-    other.install(app)
+    for database in databases:
+        database.create_all()
+        database.install(app)
     with TestClient(app) as client:
-        assert client.post("/both").status_code == 409
-    assert notes(db) == ["a"]
-    assert "is stored in sqlite://" in caplog.text
-    other.close()
+        assert client.post("/all").status_code == 409
+    assert [str(number) for number in range(3) if notes(databases[number])] == durable
+    assert re.findall(r"number-(\d)", caplog.text) == durable
+    assert ('"POST /all" failed, but is stored in' in caplog.text) == bool(durable)
+    for database in databases:
+        database.close()
 
 
 @pytest.mark.parametrize("kind", ROUTERS)
@@ -232,6 +245,23 @@ def test_an_applications_own_handler_wins_whenever_it_is_registered(kind: Any, d
         client.post("/notes/a")
         for path in ("/notes/a", "/async/a"):
             assert client.post(path).json() == {"mine": True}
+    assert notes(db) == ["a"]
+
+
+@pytest.mark.parametrize("kind", ROUTERS)
+@pytest.mark.parametrize("roots", [[], [SQLAlchemyError, errors.FastAPIDatabaseError]])
+def test_a_handler_for_every_exception_is_asked_last_unless_it_takes_the_roots(
+    kind: Any, db: Database, roots: list[type[Exception]]
+) -> None:
+    router, app = kind(), FastAPI()
+    add_routes(router, db)
+    app.include_router(router)
+    db.install(app)
+    for error in (Exception, *roots):
+        app.add_exception_handler(error, lambda *_: JSONResponse({"mine": True}, 418))
+    with TestClient(app, raise_server_exceptions=False) as client:
+        client.post("/notes/a")
+        assert client.post("/notes/a").status_code == (418 if roots else 409)
     assert notes(db) == ["a"]
 
 
@@ -319,6 +349,19 @@ def test_commit_on_commits_in_spite_of_the_error(kind: Any, form: str, db: Datab
 def test_commit_on_takes_only_errors() -> None:
     with pytest.raises(errors.ConflictingSettings, match="400 to 599"):
         transaction(commit_on={200})
+
+
+@pytest.mark.parametrize("wrong", [401, "401", None, {"401"}, [401.0], [None]])
+def test_commit_on_takes_only_a_collection_of_statuses(wrong: Any) -> None:
+    with pytest.raises(
+        errors.ConflictingSettings, match=r"^commit_on=.*(write for example commit_on=.401.|400 to 599)"
+    ):
+        transaction(commit_on=wrong)
+
+
+def test_commit_on_takes_any_collection_of_statuses() -> None:
+    for given in ([401], (401,), frozenset({HTTPStatus(401)}), {401: "unauthorized"}):
+        transaction(commit_on=given)
 
 
 def test_install_makes_our_route_class_that_of_the_application_but_respects_another(db: Database) -> None:

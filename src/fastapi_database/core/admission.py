@@ -16,24 +16,65 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from fastapi_database.core.internals import running_loop
 from fastapi_database.errors import QueueFull, QueueTimeout, Unavailable
 
-REFUSALS: ContextVar[list[Unavailable] | None] = ContextVar("fastapi_database_refusals", default=None)
-"""In the context of a request: the places and connections it was refused. None elsewhere.
 
-Code that swallows a refusal (an auth dependency with a wide ``except``) must not turn it into an answer of its own.
-"""
+class Refusals:
+    """The places and connections that one request was refused.
+
+    Code that swallows a refusal (an auth dependency with a wide ``except``) must not turn it into an answer of its own.
+    """
+
+    def __init__(self, on_first: Callable[[], None]) -> None:
+        self._on_first = on_first
+        self._by_owner: dict[Unavailable, object] = {}
+        self.over = False
+        """True once the request has been answered; tasks it started may still have this in their context."""
+
+    @property
+    def errors(self) -> list[Unavailable]:
+        """What was refused and not granted later, in order."""
+        return list(self._by_owner)
+
+    def note(self, error: Unavailable, owner: object) -> None:
+        """Note a refusal; without an ``owner`` until :meth:`claim` tells it."""
+        if not self._by_owner:
+            self._on_first()
+        self._by_owner[error] = owner
+
+    def claim(self, owner: object) -> Unavailable | None:
+        """Give the last refusal to a unit that never got a connection: those without an owner are its own."""
+        self._by_owner = {error: known or owner for error, known in self._by_owner.items()}
+        return next(reversed(self._by_owner), None)
+
+    def forget(self, owner: object) -> None:
+        """Take back what an owner was refused: it tried again, and got a place."""
+        if self._by_owner:
+            self._by_owner = {error: one for error, one in self._by_owner.items() if one != owner}
 
 
-def refused(error: Unavailable) -> None:
+REFUSALS: ContextVar[Refusals | None] = ContextVar("fastapi_database_refusals", default=None)
+"""In the context of a request: what it was refused. None elsewhere."""
+
+
+def refused(error: Unavailable, *, owner: object = None) -> None:
     """Note in the context of a request, if this is one, that the database was not to be had."""
     refusals = REFUSALS.get()
     if refusals is not None:
-        refusals.append(error)
+        refusals.note(error, owner)
 
 
-def _nobody() -> None:
+def admitted(owner: object) -> None:
+    """Note in the context of a request, if this is one, that an owner got a place, maybe after it was refused one."""
+    refusals = REFUSALS.get()
+    if refusals is not None:
+        refusals.forget(owner)
+
+
+def _nobody() -> bool:
     """Wake nobody: the place was granted before anyone had to wait."""
+    return True
 
 
 @dataclass(slots=True, eq=False)
@@ -45,15 +86,19 @@ class Ticket:
     """Whoever holds the place; its ``str`` stands in messages."""
     requested: float
     number: int
+    request: object = None
+    """The request whose context the place was claimed in, if it was one."""
     granted: float | None = None
     upgrading: bool = False
-    wake: Callable[[], None] = _nobody
+    wake: Callable[[], bool] = _nobody
+    """Tells whoever waits that the place is granted; False when nobody is left to hear it."""
 
 
 class AdmissionQueue:
     """First come, first served, with a bound. No clock, no lock, no I/O: the shell brings those.
 
-    Every method that may grant places calls ``wake`` of the tickets it granted, in order.
+    Every method that may grant places calls ``wake`` of the tickets it granted, in order. A place that nobody takes
+    any more, because the event loop that waited was closed, goes to the next.
     """
 
     def __init__(self, *, places: int, max_waiting: int, single_writer: bool) -> None:
@@ -66,6 +111,11 @@ class AdmissionQueue:
         self._writers: deque[Ticket] = deque()
         self._upgrades: deque[Ticket] = deque()
         self._next = 0
+
+    @property
+    def writing(self) -> Ticket | None:
+        """The holder of the writer's place."""
+        return self._writing
 
     @property
     def waiting(self) -> int:
@@ -111,9 +161,7 @@ class AdmissionQueue:
         """Give a place back, or withdraw a claim that still waits. A second call does nothing."""
         if ticket in self.held:
             self.abandon_upgrade(ticket)
-            del self.held[ticket]
-            if self._writing is ticket:
-                self._writing = None
+            self._take_back(ticket)
         elif ticket.granted is None:
             line = self._writers if ticket.writer else self._readers
             if ticket in line:
@@ -129,6 +177,11 @@ class AdmissionQueue:
         if ticket.writer:
             self._writing = ticket
 
+    def _take_back(self, ticket: Ticket) -> None:
+        del self.held[ticket]
+        if self._writing is ticket:
+            self._writing = None
+
     def _serve(self, now: float) -> None:
         # A holder that waits to write comes first: it keeps a place from the others until it has written.
         if self._writing is None and self._upgrades:
@@ -140,7 +193,8 @@ class AdmissionQueue:
         while len(self.held) < self.places and (line := self._next_line()):
             ticket = line.popleft()
             self._grant(ticket, now)
-            ticket.wake()
+            if not ticket.wake():
+                self._take_back(ticket)
 
     def _next_line(self) -> deque[Ticket] | None:
         writers = self._writers if self._writers and not self._writer_taken() else None
@@ -219,7 +273,7 @@ class Admission:
         with self._lock:
             ticket = self._request(writer=writer, owner=owner)
             if ticket.granted is None:
-                ticket.wake = ready.set
+                ticket.wake = _setter(ready)
         if ticket.granted is None:
             try:
                 if not ready.wait(self._timeout):
@@ -236,7 +290,7 @@ class Admission:
         with self._lock:
             if self._queue.upgrade(ticket, now=self._clock()):
                 return
-            ticket.wake = ready.set
+            ticket.wake = _setter(ready)
         try:
             if ready.wait(self._timeout):
                 return
@@ -247,7 +301,7 @@ class Admission:
         with self._lock:
             if self._queue.abandon_upgrade(ticket):
                 self.timed_out += 1
-                raise QueueTimeout(self._explain("could not start writing", self._timeout))
+                raise QueueTimeout(self._explain(ticket, "could not start writing", self._timeout))
 
     def release(self, ticket: Ticket) -> None:
         """Give the place back. Never blocks, never raises; a second call does nothing."""
@@ -256,43 +310,75 @@ class Admission:
 
     def _request(self, *, writer: bool, owner: object) -> Ticket:
         try:
-            return self._queue.request(writer=writer, owner=owner, now=self._clock())
+            ticket = self._queue.request(writer=writer, owner=owner, now=self._clock())
         except QueueFull:
             self.refused += 1
             raise
+        ticket.request = REFUSALS.get()
+        return ticket
 
     def _give_up(self, ticket: Ticket) -> None:
         with self._lock:
             if ticket.granted is not None:  # granted between the deadline and this lock: it is ours
                 return
-            message = self._explain("no connection", self._clock() - ticket.requested)
+            message = self._explain(ticket, "no connection", self._clock() - ticket.requested)
             self._queue.release(ticket, now=self._clock())
             self.timed_out += 1
         raise QueueTimeout(message)
 
-    def _explain(self, what: str, waited: float) -> str:
+    def _explain(self, ticket: Ticket, what: str, waited: float) -> str:
         queue = self._queue
-        oldest = next(iter(queue.held), None)
+        has_place = ticket.granted is not None or len(queue.held) < queue.places
+        writing = queue.writing if has_place else None
+        in_the_way = list(queue.held) if writing is None else [writing]
         held = ""
-        if oldest is not None and oldest.granted is not None:
-            held = f"; longest held for {self._clock() - oldest.granted:.2f} s by {oldest.owner}"
+        if in_the_way and in_the_way[0].granted is not None:
+            since = self._clock() - in_the_way[0].granted
+            place = "longest" if writing is None else "the writer's place"
+            held = f"; {place} held for {since:.2f} s by {in_the_way[0].owner}"
         return (
             f"{what} after {waited:.2f} s (max_connections {queue.places}, in use {len(queue.held)}, "
-            f"waiting {queue.waiting}{held}). Requests hold connections longer than they come in: make the slow "
-            "one shorter, or raise max_connections if the database has room"
+            f"waiting {queue.waiting}{held}). {_advice(ticket, in_the_way, to_write=writing is not None)}"
         )
 
 
-def _waker(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> Callable[[], None]:
+def _advice(ticket: Ticket, in_the_way: list[Ticket], *, to_write: bool) -> str:
+    if ticket.request is not None and any(one.request is ticket.request for one in in_the_way):
+        what = "the writer's place" if to_write else "one of them"
+        return (
+            f"The request that waits holds {what} itself: do all of its work in the session it has, or call db.begin() "
+            "after the answer, in a background task"
+        )
+    if to_write:
+        return "This database takes one writer at a time: make the slow one shorter"
+    return (
+        "Requests hold connections longer than they come in: make the slow one shorter, or raise max_connections if "
+        "the database has room"
+    )
+
+
+def _setter(ready: threading.Event) -> Callable[[], bool]:
+    def wake() -> bool:
+        ready.set()
+        return True
+
+    return wake
+
+
+def _waker(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> Callable[[], bool]:
     def grant() -> None:
         if not future.done():
             future.set_result(None)
 
-    def wake() -> None:
+    def wake() -> bool:
         # A place is often given back on the loop that waits for it; the self-pipe is needed only across threads.
-        if asyncio._get_running_loop() is loop:
+        if running_loop() is loop:
             grant()
-        elif not loop.is_closed():
+            return True
+        try:
             loop.call_soon_threadsafe(grant)
+        except RuntimeError:  # closed, while the claim waited
+            return False
+        return True
 
     return wake

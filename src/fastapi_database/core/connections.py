@@ -13,14 +13,13 @@ import stat
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable
-from concurrent.futures import CancelledError
+from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import create_engine, event
 from sqlalchemy import exc as sa
 from sqlalchemy.engine import URL, Engine
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from fastapi_database.config import ENGINE_OPTIONS, Settings, refuse_unknown_dialect_options
 from fastapi_database.core.admission import refused
@@ -31,11 +30,15 @@ from fastapi_database.core.internals import (
     get_cls_kwargs,
     greenlet_spawn,
     opened,
+    running_loop,
 )
 from fastapi_database.engines import Dialect, UnitEngines
 from fastapi_database.engines.failures import watch_failures
 from fastapi_database.engines.values import hide_values
 from fastapi_database.errors import DriverNotInstalled, FastAPIDatabaseError, QueueTimeout, Unavailable
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 PING_AFTER = 30.0
 """Seconds a connection may have been idle before it is pinged on checkout. Below that a look at its
@@ -58,6 +61,7 @@ class Connections:
         self._sync: Engine | None = None
         self._async: dict[asyncio.AbstractEventLoop, AsyncEngine] = {}
         self._guards: dict[asyncio.AbstractEventLoop, AsyncGenerator[None]] = {}
+        self._leaving: list[ClosablePool] = []
         self._units: dict[Engine, UnitEngines] = {}
         self._options_of: dict[str, set[str]] = {driver: _option_names(dialect, driver) for driver in dialect.drivers}
         known = {name for names in self._options_of.values() for name in names}
@@ -94,6 +98,8 @@ class Connections:
 
     def async_engine(self) -> AsyncEngine:
         """Give the running loop's engine for async sessions, made on first use."""
+        from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415 - it imports the ORM: core/session.py
+
         loop = asyncio.get_running_loop()
         engine = self._async.get(loop)
         if engine is None:
@@ -167,6 +173,7 @@ class Connections:
             asynchronous, self._async = self._async, {}
             self._units.clear()
         if sync is not None:
+            self._leave(sync)
             sync.dispose()
         for loop, engine in asynchronous.items():
             if loop.is_closed():
@@ -237,17 +244,19 @@ class Connections:
             if self._close_one_idle(asynchronous=asynchronous):
                 continue
             if time.monotonic() > deadline:
-                raise QueueTimeout(
+                error = QueueTimeout(
                     f"{self.open} connections are open and all are in use, though max_connections is "
                     f"{self._settings.max_connections}: code that uses db.engine directly holds some of them"
                 )
+                refused(error)
+                raise error
             if asynchronous:
                 await_only(asyncio.sleep(_RETRY))
             else:
                 time.sleep(_RETRY)
 
     def _close_one_idle(self, *, asynchronous: bool) -> bool:
-        here = asyncio._get_running_loop()
+        here = running_loop()
         if self._sync is not None and _close_idle(self._sync):
             return True
         for loop, engine in list(self._async.items()):
@@ -259,19 +268,17 @@ class Connections:
         return False
 
     def _close_there(self, loop: asyncio.AbstractEventLoop, engine: AsyncEngine, *, asynchronous: bool) -> bool:
-        future = asyncio.run_coroutine_threadsafe(greenlet_spawn(_close_idle, engine.sync_engine), loop)
+        """Have another loop close an idle connection, at once: what it awaited, its end could interrupt."""
+        closed: Future[bool] = Future()
         try:
-            if asynchronous:
-                return bool(await_only(asyncio.wait_for(asyncio.wrap_future(future), _CLOSE_TIMEOUT)))
-            return bool(future.result(timeout=_CLOSE_TIMEOUT))
-        except (TimeoutError, CancelledError):  # the other loop is busy, or about to end
-            future.cancel()
+            loop.call_soon_threadsafe(lambda: closed.set_result(_drop_idle(engine)))
+        except RuntimeError:  # that loop has been closed meanwhile
             return False
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            return False  # the other loop ended and cancelled its work, not ours
+        if asynchronous:
+            return await_only(_result(closed))
+        with suppress(TimeoutError):  # that loop is busy, or about to end
+            return closed.result(timeout=_CLOSE_TIMEOUT)
+        return False
 
     def _checker(self, dialect: Any) -> Callable[[Any, Any, object], None]:
         def check(dbapi_connection: Any, record: Any, _proxy: object) -> None:
@@ -294,7 +301,16 @@ class Connections:
         return [*sync, *(engine.sync_engine for engine in list(self._async.values()))]
 
     def _pools(self) -> list[ClosablePool]:
-        return [engine.pool for engine in self._engines() if isinstance(engine.pool, ClosablePool)]
+        pools = [engine.pool for engine in self._engines() if isinstance(engine.pool, ClosablePool)]
+        return pools + self._leaving
+
+    def _leave(self, engine: Engine) -> None:
+        """Go on counting the connections that are in use while their engine is closed."""
+        pool = engine.pool
+        with self._lock:
+            self._leaving = [one for one in self._leaving if one.records]
+            if isinstance(pool, ClosablePool):
+                self._leaving.append(pool)
 
     def _close_with_loop(self, loop: asyncio.AbstractEventLoop, engine: AsyncEngine) -> None:
         """Have the loop close the engine when it ends.
@@ -310,6 +326,7 @@ class Connections:
                 self._async.pop(loop, None)
                 self._guards.pop(loop, None)
                 self._units.pop(engine.sync_engine, None)
+                self._leave(engine.sync_engine)
                 await engine.dispose()
 
         generator = guard()
@@ -332,6 +349,25 @@ def _option_names(dialect: Dialect, driver: str) -> set[str]:
 
 def _close_idle(engine: Engine) -> bool:
     return isinstance(engine.pool, ClosablePool) and engine.pool.close_one_idle()
+
+
+def _drop_idle(engine: AsyncEngine) -> bool:
+    return isinstance(engine.sync_engine.pool, ClosablePool) and engine.sync_engine.pool.drop_one_idle()
+
+
+async def _result(closed: Future[bool]) -> bool:
+    """Wait on this loop for what another one does. Nothing is cancelled there when the wait ends early."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+
+    def wake(_: object) -> None:
+        with suppress(RuntimeError):  # this loop was closed: nobody waits
+            loop.call_soon_threadsafe(ready.set)
+
+    closed.add_done_callback(wake)
+    with suppress(TimeoutError):
+        await asyncio.wait_for(ready.wait(), _CLOSE_TIMEOUT)
+    return closed.done() and closed.result()
 
 
 def _answers(dialect: Any, dbapi_connection: Any) -> bool:

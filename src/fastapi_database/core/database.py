@@ -7,16 +7,18 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.engine import URL, Engine
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
-from sqlalchemy.orm import Session
 
 from fastapi_database.config import settings
 from fastapi_database.core.resources import Resources
 from fastapi_database.core.unit import AsyncUnit, Intent, Unit
 from fastapi_database.errors import ConcurrentUse, InvalidModels
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+    from sqlalchemy.orm import Session
 
 
 @dataclass(frozen=True, slots=True)

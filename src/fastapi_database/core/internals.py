@@ -1,34 +1,54 @@
-"""Everything this library touches that SQLAlchemy does not document, in one place.
+"""Everything this library touches that SQLAlchemy and AnyIO do not document, in one place.
 
-Seen in SQLAlchemy 2.0.50 to 2.0.58 and 2.1.0 to 2.1.9. Each detail has a test in
+Seen in SQLAlchemy 2.0.50 to 2.0.58 and 2.1.0 to 2.1.9, and in AnyIO 4.16. Each detail has a test in
 ``tests/core/test_internals.py`` that fails when a version changes it.
 
-* ``QueuePool._create_connection``, ``._close_connection``, ``._do_return_conn``, ``._dec_overflow``, ``._pool`` with
-  ``sqlalchemy.util.queue.Empty``, and ``_ConnectionRecord.close``: to close one idle connection of a pool, to keep
-  records without a connection out of its queue, and to close a connection that could not be set up. The public way to
-  close one, to check it out and invalidate it, opens one when the pool has none.
+* ``QueuePool._create_connection``, ``._close_connection``, ``._do_get``, ``._do_return_conn``, ``._dec_overflow``,
+  ``._dialect``, ``._pool`` with ``sqlalchemy.util.queue.Empty``, and ``_ConnectionRecord.close``: to close one idle
+  connection of a pool, to keep records without a connection out of its queue while nobody waits for one, to close what
+  comes back to a pool that was disposed, and to close a connection that could not be set up. The public way to close
+  one, to check it out and invalidate it, opens one when the pool has none.
+* ``Dialect.has_terminate`` and what it means outside a greenlet: closing asyncpg's and aiosqlite's connections without
+  awaiting anything. psycopg has it not; its asynchronous ``close()`` awaits nothing (3.2.10 to 3.3.9).
+  ``aiosqlite.Connection.stop`` makes a future on the running loop and sets it from its thread (0.22.1).
 * ``__sqlalchemy_greenlet_provider__``: marks the greenlets in which ``await_only`` works.
 * ``Session.dispatch.do_orm_execute``: whether somebody listens to statements.
 * ``InstanceState.load_options`` and ``.callables``: the loader options of the query an object came from.
 * ``_sqla_logger_namespace``: the name under which a pool logs.
 * ``sqlalchemy.util.get_cls_kwargs``: the options a dialect takes, as ``create_engine`` finds them.
 * ``sqlalchemy.util.await_only`` and ``greenlet_spawn``: the bridge between the two worlds; widely used.
+* ``anyio._backends._asyncio._task_states``: the innermost cancel scope of a task, which is shielded while AnyIO waits
+  for a worker thread. The public ``current_effective_deadline()`` can tell only below a scope that has a deadline.
+* ``anyio._core._eventloop.claim_worker_thread`` and ``.threadlocals.current_cancel_scope``, with
+  ``anyio._backends._asyncio.AsyncIOBackend``: how ``anyio.from_thread`` finds the event loop and the cancel scope.
+* ``asyncio._get_running_loop`` (Python 3.11): the running loop or None, without an exception where none runs.
 """
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from anyio import CancelScope
+from anyio._backends import _asyncio
+from anyio._core._eventloop import claim_worker_thread, threadlocals
 from greenlet import getcurrent, greenlet
-from sqlalchemy.orm import InstanceState, LoaderCriteriaOption, Session
 from sqlalchemy.pool import AsyncAdaptedQueuePool, QueuePool
 from sqlalchemy.util import await_only, get_cls_kwargs, greenlet_spawn
 from sqlalchemy.util.queue import Empty
 
+if TYPE_CHECKING:
+    from sqlalchemy.orm import InstanceState, LoaderCriteriaOption, Session
+
 __all__ = ["await_only", "get_cls_kwargs", "greenlet_spawn"]
 
 
+T = TypeVar("T")
+
+_ANYIO: Any = _asyncio  # what is taken from it has no types
 _OPENING: ContextVar[list[Any] | None] = ContextVar("fastapi_database_opening", default=None)
 
 
@@ -44,15 +64,48 @@ class ClosablePool(QueuePool):
 
     _sqla_logger_namespace = "sqlalchemy.pool.impl.QueuePool"  # it logs where people look for it
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.disposed = False
+        self.counting = threading.Lock()
+        self.waiting = 0
+
     def close_one_idle(self) -> bool:
         """Close the connection that would be used next; False when none is idle."""
         try:
             record = self._pool.get(False)
         except Empty:
             return False
-        record.close()
-        self._dec_overflow()
+        try:
+            record.close()
+        finally:
+            self._dec_overflow()
         return True
+
+    def drop_one_idle(self) -> bool:
+        """Close one without awaiting anything, in a plain callback of its event loop; False when none is idle."""
+        try:
+            record: Any = self._pool.get(False)
+        except Empty:
+            return False
+        try:
+            self.close_at_once(record)
+        finally:
+            self._dec_overflow()
+        return True
+
+    def close_at_once(self, record: Any) -> None:
+        """Close a connection as its driver can do it without awaiting anything."""
+        dialect: Any = self._dialect
+        if not dialect.has_terminate:
+            _run_at_once(greenlet_spawn(record.close))
+        elif dialect.driver == "aiosqlite":
+            # Its stop() answers to the running loop, which may be closed by then; where none runs it answers nobody.
+            thread = threading.Thread(target=record.invalidate)
+            thread.start()
+            thread.join()
+        else:
+            record.invalidate()
 
     @property
     def records(self) -> int:
@@ -62,6 +115,7 @@ class ClosablePool(QueuePool):
     def _create_connection(self) -> Any:
         """Close what was opened when setting it up fails or is cancelled: SQLAlchemy drops it as it is."""
         opening: list[Any] = []
+        self.count(-1)
         token = _OPENING.set(opening)
         try:
             return super()._create_connection()
@@ -71,16 +125,50 @@ class ClosablePool(QueuePool):
             raise
         finally:
             _OPENING.reset(token)
+            self.count(+1)
+
+    def dispose(self) -> None:
+        """Close what is idle now, and what is in use when it is returned: nobody will ask this pool again."""
+        self.disposed = True
+        while self.close_one_idle():
+            pass
+
+    def _do_get(self) -> Any:
+        self.count(+1)
+        try:
+            return super()._do_get()
+        finally:
+            self.count(-1)
 
     def _do_return_conn(self, record: Any) -> None:
-        if record.dbapi_connection is None:  # it was invalidated: there is nothing to keep
+        if self.disposed:
+            try:
+                record.close()
+            finally:
+                self._dec_overflow()
+        elif record.dbapi_connection is None and not self.waiting:  # it was invalidated: there is nothing to keep
             self._dec_overflow()
-        else:
+        else:  # whoever waits connects the record again
             super()._do_return_conn(record)
+
+    def count(self, change: int) -> None:
+        """Count those who wait for a connection, or are about to."""
+        with self.counting:
+            self.waiting += change
 
 
 class AsyncClosablePool(ClosablePool, AsyncAdaptedQueuePool):
     """The same for async engines."""
+
+
+def _run_at_once(coroutine: Any) -> None:
+    """Drive a coroutine that awaits nothing."""
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        return
+    coroutine.close()
+    raise RuntimeError("closing a connection awaited something: this version of the driver is not supported")
 
 
 def current_greenlet() -> greenlet | None:
@@ -96,9 +184,40 @@ def has_statement_hooks(session: Session) -> bool:
 
 def criteria(state: InstanceState[Any]) -> tuple[LoaderCriteriaOption, ...]:
     """Give the loader criteria of the query an object came from; its lazy loads honour them."""
+    from sqlalchemy.orm import LoaderCriteriaOption  # noqa: PLC0415 - the ORM is not imported with the package
+
     return tuple(option for option in state.load_options if isinstance(option, LoaderCriteriaOption))
 
 
 def has_own_loader(state: InstanceState[Any], key: str) -> bool:
     """Tell whether the query an object came from said how this attribute loads: ``raiseload()``, ``lazyload()``."""
     return key in state.callables
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Give the event loop that runs in this thread, or None."""
+    return asyncio._get_running_loop()
+
+
+def in_shielded_scope() -> bool:
+    """Tell whether the running task's innermost cancel scope is shielded, as it is while AnyIO waits for a thread."""
+    scope = current_scope()
+    return scope is not None and scope.shield
+
+
+def current_scope() -> CancelScope | None:
+    """Give the innermost cancel scope of the running task."""
+    task = asyncio.current_task()
+    state = None if task is None else _ANYIO._task_states.get(task)
+    scope: CancelScope | None = None if state is None else state.cancel_scope
+    return scope
+
+
+def run_as_worker(function: Callable[[], T], *, loop: asyncio.AbstractEventLoop, scope: CancelScope | None) -> T:
+    """Run a function so that ``anyio.from_thread`` finds its way back from it, as from AnyIO's own threads."""
+    with claim_worker_thread(_ANYIO.AsyncIOBackend, loop):
+        threadlocals.current_cancel_scope = scope
+        try:
+            return function()
+        finally:
+            del threadlocals.current_cancel_scope

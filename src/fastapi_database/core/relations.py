@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import inspect, select, tuple_
 from sqlalchemy.orm import InstanceState, Mapper, RelationshipProperty, Session, aliased, selectinload
@@ -20,12 +19,17 @@ CHUNK = 5000
 _LOADED_BY_THEMSELVES = {"dynamic", "write_only", "noload", "raise", "raise_on_sql"}
 
 
-class Reads(ABC):
-    """What is read of an object: attribute names, and what is read of the objects behind each. Compared by identity."""
+class Reads(Protocol):
+    """What is read of an object: attribute names, and what is read of the objects behind each.
 
-    @abstractmethod
+    Compared and hashed by value: what is made anew for the same thing is the same.
+    """
+
     def attributes(self) -> Mapping[str, Reads | None]:
         """Give the names; None where the value is read as it is."""
+        ...
+
+    def __hash__(self) -> int: ...
 
 
 def load_relations(objects: Iterable[Any], reads: Reads) -> None:
@@ -36,15 +40,15 @@ def load_relations(objects: Iterable[Any], reads: Reads) -> None:
     _load_level(objects, reads, set())
 
 
-def _load_level(objects: Iterable[Any], reads: Reads, seen: set[tuple[int, int]]) -> None:
+def _load_level(objects: Iterable[Any], reads: Reads, seen: set[tuple[int, Reads]]) -> None:
     parents: dict[RelationshipProperty[Any], list[Any]] = {}
     below: dict[RelationshipProperty[Any], Reads] = {}
     for cls, group in _by_class(objects).items():
         wanted = _relations(cls, reads)
         if not wanted:
             continue
-        fresh = [one for one in group if (id(one), id(reads)) not in seen]  # data may go in circles
-        seen.update((id(one), id(reads)) for one in fresh)
+        fresh = [one for one in group if (id(one), reads) not in seen]  # data may go in circles
+        seen.update((id(one), reads) for one in fresh)
         for relation, deeper in wanted:
             parents.setdefault(relation, []).extend(fresh)
             if deeper is not None:

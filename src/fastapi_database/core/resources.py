@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi_database.config import Settings
 from fastapi_database.core.admission import Admission, Ticket
+from fastapi_database.core.cancellation import let_result_stand, nothing
 from fastapi_database.core.connections import Connections
 from fastapi_database.core.threads import Threads
 from fastapi_database.core.unit import AsyncUnit, Counters, Intent, SyncUnit
@@ -14,6 +15,8 @@ class Resources:
     """Owned by one ``Database``, used by the code of this library that serves it; opens units of work."""
 
     def __init__(self, settings: Settings) -> None:
+        from fastapi_database.core.session import Sessions  # noqa: PLC0415 - not with the package: see there
+
         self.settings = settings
         self.dialect = dialect_for(settings.url)
         self.connections = Connections(self.dialect, settings)
@@ -29,19 +32,20 @@ class Resources:
         """True while an application answers requests, when a sync session on the event loop is refused."""
         # Loaded attributes stay readable after the commit, without a statement; an application that wants
         # SQLAlchemy's own default passes expire_on_commit=True.
-        self._session_options = {"expire_on_commit": False, **settings.session_options}
+        self._sessions = Sessions({"expire_on_commit": False, **settings.session_options})
 
     def sync_unit(self, *, owner: object, intent: Intent, ticket: Ticket | None = None) -> SyncUnit:
-        """Open a unit for a thread; with a ``ticket`` its place is taken already."""
+        """Open a unit for a thread; that of a request brings its ``ticket``, and its COMMIT is always told."""
         return SyncUnit(
             connections=self.connections,
             admission=self.admission,
             counters=self.counters,
             owner=owner,
             intent=intent,
-            session_options=self._session_options,
+            sessions=self._sessions,
             ticket=ticket,
             allow_on_loop=self._not_serving,
+            on_success=nothing if ticket is None else let_result_stand,
         )
 
     def async_unit(self, *, owner: object, intent: Intent) -> AsyncUnit:
@@ -52,7 +56,7 @@ class Resources:
             counters=self.counters,
             owner=owner,
             intent=intent,
-            session_options=self._session_options,
+            sessions=self._sessions,
         )
 
     async def pause(self) -> None:

@@ -20,7 +20,15 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-import anyio
+from anyio import CancelScope
+
+from fastapi_database.core.cancellation import (
+    finish_despite_cancellation,
+    nothing,
+    refuse_if_cancelled,
+    result_stands,
+)
+from fastapi_database.core.internals import current_scope, run_as_worker
 
 T = TypeVar("T")
 
@@ -44,11 +52,12 @@ class _Call:
     function: Callable[[], Any]
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
+    scope: CancelScope | None
     since: float = field(default_factory=time.monotonic)
 
     def run(self) -> None:
         try:
-            result, error = self.function(), None
+            result, error = run_as_worker(self.function, loop=self.loop, scope=self.scope), None
         except BaseException as raised:  # noqa: BLE001 - it is delivered to whoever waits for the result
             result, error = None, raised
         with suppress(RuntimeError):  # the loop was closed: nobody waits
@@ -81,16 +90,18 @@ class Threads:
         self._generation = 0
         self._looked = (0.0, 0.0)
 
-    async def run(self, function: Callable[..., T], /, *args: Any, on_cancel: Callable[[], None] | None = None) -> T:
+    async def run(self, function: Callable[..., T], /, *args: Any, on_cancel: Callable[[], None] = nothing) -> T:
         """Run a function in a thread, with the caller's context variables, and wait until it is through.
 
         A cancellation, native or of an AnyIO scope, is delivered after the function has returned: a session must
         never be closed by one thread while another one still works on it. ``on_cancel`` is called when it comes.
+        A function that called :func:`let_result_stand` is past cancellation: its result is returned.
         """
+        await refuse_if_cancelled()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         context = contextvars.copy_context()
-        call = _Call(functools.partial(context.run, function, *args), loop, future)
+        call = _Call(functools.partial(context.run, function, *args), loop, future, current_scope())
         with self._lock:
             waits = self._busy >= self._limit
             if waits:
@@ -99,7 +110,9 @@ class Threads:
                 self._start(call)
         if waits:
             loop.call_later(LOOK, self._look, call)
-        return await finish_despite_cancellation(future, on_cancel=on_cancel)
+        return await finish_despite_cancellation(
+            future, on_cancel=on_cancel, stands=functools.partial(result_stands, context)
+        )
 
     def close(self) -> None:
         """Let threads end, busy ones when they are through; a later use starts new ones."""
@@ -123,6 +136,7 @@ class Threads:
     def _work(self, inbox: _Inbox, generation: int) -> None:
         while (call := inbox.get()) is not None:
             following: _Call | None = call
+            del call  # an idle thread must not keep the session and the objects of the request it served last
             while following is not None:
                 following.run()
                 following = self._next(inbox, generation)
@@ -165,21 +179,3 @@ class Threads:
 
 def _waited(call: _Call) -> float:
     return time.monotonic() - call.since
-
-
-async def finish_despite_cancellation(future: asyncio.Future[T], *, on_cancel: Callable[[], None] | None = None) -> T:
-    """Wait for a future to be done; then deliver a cancellation that came meanwhile."""
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        if future.cancelled():
-            raise
-        if on_cancel is not None:
-            on_cancel()
-        with anyio.CancelScope(shield=True):
-            while not future.done():
-                with suppress(asyncio.CancelledError):
-                    await asyncio.wait({future})
-        if not future.cancelled():
-            future.exception()  # seen: the cancellation is what the caller hears of
-        raise

@@ -24,30 +24,40 @@ DEFAULT = TransactionOptions()
 
 
 def transaction(*, commit_on: Collection[int] = ()) -> Callable[[F], F]:
-    """Set how the unit of work of an endpoint ends; put it below the route decorator.
+    """Set how the unit of work of an endpoint ends; put it below or above the route decorator.
 
     ``commit_on`` are statuses from 400 on after which the unit commits all the same, whether the answer was returned or
     an exception led to it: a failed login that must be counted, say. Everything else keeps the one rule: below 400
     commits, an error rolls back. Works on every router; FastAPI sees the endpoint as it is. A commit that then fails
     is answered as its own error. Applied twice, the outermost counts.
 
-    Raises ``ConflictingSettings`` for a status that is no error.
+    Raises ``ConflictingSettings`` for a status that is no error, and for what is no collection of statuses.
 
     >>> @transaction(commit_on={401})
     ... def login() -> None: ...
     >>> transaction_options(login).commit_on
     frozenset({401})
     """
-    wrong = [status for status in commit_on if not 400 <= status <= 599]
-    if wrong:
-        raise ConflictingSettings(f"commit_on={wrong!r}: only statuses from 400 to 599 can be asked to commit")
-    options = TransactionOptions(commit_on=frozenset(commit_on))
+    options = TransactionOptions(commit_on=_error_statuses(commit_on))
 
     def mark(endpoint: F) -> F:
         setattr(endpoint, _ATTRIBUTE, options)
         return endpoint
 
     return mark
+
+
+def _error_statuses(given: object) -> frozenset[int]:
+    """Check what was given, whatever it is: not every application is type-checked."""
+    if isinstance(given, str) or not isinstance(given, Collection):
+        raise ConflictingSettings(
+            f"commit_on={given!r} is no collection of statuses: write for example commit_on={{401}}"
+        )
+    statuses: list[object] = list(given)  # pyright: ignore[reportUnknownArgumentType]
+    wrong = [status for status in statuses if not isinstance(status, int) or not 400 <= status <= 599]
+    if wrong:
+        raise ConflictingSettings(f"commit_on={wrong!r}: only statuses from 400 to 599 can be asked to commit")
+    return frozenset(status for status in statuses if isinstance(status, int))
 
 
 def transaction_options(endpoint: object) -> TransactionOptions:

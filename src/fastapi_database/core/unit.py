@@ -8,24 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from greenlet import greenlet
-from sqlalchemy import event
-from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.engine import Engine
 from sqlalchemy.sql.expression import FunctionElement, SelectBase, TextClause
 
-from fastapi_database.core.admission import REFUSALS, Admission, Ticket, refused
+from fastapi_database.core.admission import REFUSALS, Admission, Ticket, admitted, refused
+from fastapi_database.core.cancellation import finish_despite_cancellation, nothing
 from fastapi_database.core.connections import Connections
-from fastapi_database.core.internals import await_only, current_greenlet, greenlet_spawn
-from fastapi_database.core.threads import finish_despite_cancellation
+from fastapi_database.core.internals import await_only, current_greenlet, greenlet_spawn, running_loop
 from fastapi_database.errors import (
     ConcurrentUse,
     FastAPIDatabaseError,
@@ -34,6 +32,13 @@ from fastapi_database.errors import (
     UnitEnded,
     WrongSession,
 )
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from fastapi_database.core.session import Sessions
+
+logger = logging.getLogger("fastapi_database")
 
 _STOP_TIMEOUT = 1.0  # seconds a cancelled statement gets to let go of its connection, which then is closed
 
@@ -74,8 +79,6 @@ class Counters:
 class Unit(ABC):
     """One unit of work: owns its session and its place, and ends once."""
 
-    kind: Kind
-
     def __init__(
         self,
         *,
@@ -84,9 +87,10 @@ class Unit(ABC):
         counters: Counters,
         owner: object,
         intent: Intent,
-        session_options: Mapping[str, Any],
+        sessions: Sessions,
         ticket: Ticket | None = None,
         allow_on_loop: Callable[[], bool] = lambda: True,
+        on_success: Callable[[], None] = nothing,
     ) -> None:
         self.owner = owner
         self.intent = intent
@@ -100,14 +104,22 @@ class Unit(ABC):
         self._engine: Engine | None = None
         self._connected = True
         """False from the moment a connection is asked for until it has begun a transaction."""
+        self._acknowledged = False
+        """True once the database has acknowledged a COMMIT."""
         self._cancelled = False
         self._allow_on_loop = allow_on_loop
-        self.session = UnitSession(self, session_options)
+        self._on_success = on_success
+        self.session: Session = sessions.sync(self)
 
     @property
     def needs_io(self) -> bool:
         """Whether ending this unit talks to the database or flushes; False for one that was never used."""
         return not self.ended and self.session.in_transaction()
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether ending this takes more than :meth:`end`: a COMMIT or ROLLBACK, or an error to be told."""
+        return self.needs_io or self.fatal is not None
 
     @property
     def used(self) -> bool:
@@ -145,7 +157,8 @@ class Unit(ABC):
         try:
             if commit and self.fatal is None and not self._cancelled:
                 if self.needs_io:
-                    self.session.commit()
+                    self._commit()
+                    self._on_success()
             else:
                 self.ended = True  # a thread whose request was cancelled may still be at work: its next statement fails
                 self._roll_back()
@@ -182,6 +195,7 @@ class Unit(ABC):
 
     def committed(self) -> None:
         """Count a COMMIT."""
+        self._acknowledged = True
         self._counters.commits += 1
 
     def rolled_back(self) -> None:
@@ -190,8 +204,19 @@ class Unit(ABC):
 
     def _note_swallowed_refusal(self) -> None:
         refusals = REFUSALS.get()
-        if not self._connected and refusals and self.fatal is None:
-            self.fatal = refusals[-1]
+        if not self._connected and refusals is not None and self.fatal is None:
+            self.fatal = refusals.claim(self.owner)
+
+    def _commit(self) -> None:
+        """Commit. What a hook of the application raises after the COMMIT can not take it back, and is only logged."""
+        self._acknowledged = False
+        try:
+            self.session.commit()
+        except Exception:
+            if not self._acknowledged:
+                raise
+            logger.exception("%s is committed, and what its session called after the COMMIT failed", self.owner)
+            self.session.close()
 
     def _roll_back(self) -> None:
         try:
@@ -214,8 +239,9 @@ class Unit(ABC):
                 self._admission.upgrade_blocking(self._ticket)
         except Unavailable as error:
             self.fatal = error
-            refused(error)
+            refused(error, owner=self.owner)
             raise
+        admitted(self.owner)
         return engines.write if writes else engines.read
 
     @abstractmethod
@@ -232,8 +258,6 @@ class Unit(ABC):
 class SyncUnit(Unit):
     """A unit whose ``Session`` works in a thread."""
 
-    kind = Kind.SYNC
-
     def _base_engine(self) -> Engine:
         return self._connections.sync_engine()
 
@@ -241,7 +265,7 @@ class SyncUnit(Unit):
         return self._admission.acquire_blocking(writer=writer, owner=self.owner)
 
     def check_context(self) -> None:
-        if asyncio._get_running_loop() is not None and not self._allow_on_loop():
+        if running_loop() is not None and not self._allow_on_loop():
             raise WrongSession(
                 f"the sync session of {self.owner} was used on the event loop, where it stops every other request. "
                 "Use it in `def`, or in `async def` take the async one: Depends(db.async_session), "
@@ -252,16 +276,11 @@ class SyncUnit(Unit):
 class AsyncUnit(Unit):
     """A unit whose ``AsyncSession`` works in a task. The place is claimed at the first statement."""
 
-    kind = Kind.ASYNC
-
-    def __init__(self, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self.async_session = AsyncSession(sync_session_class=self._give_session)  # type: ignore[arg-type]  # it is called, nothing else
+    def __init__(self, *, sessions: Sessions, **arguments: Any) -> None:
+        super().__init__(sessions=sessions, **arguments)
+        self.async_session = sessions.asynchronous(self.session)
         self._operation: greenlet | None = None
         self._task: asyncio.Task[Any] | None = None
-
-    def _give_session(self, **_options: Any) -> Session:
-        return self.session
 
     def _base_engine(self) -> Engine:
         return self._connections.async_engine().sync_engine
@@ -273,12 +292,16 @@ class AsyncUnit(Unit):
         super().transaction_ended()
         self.release_place()  # a handler may go on for long after its own commit(): it holds nothing meanwhile
 
+    @property
+    def unsettled(self) -> bool:
+        return super().unsettled or (self._operation is not None and not self.ended)
+
     async def afinish(self, *, commit: bool) -> None:
         """Finish from a task. Shielded from AnyIO's cancellation; a native one closes the connection."""
         if self.ended:
             return
-        if self._operation is None and not self.needs_io and self.fatal is None:
-            self.end()  # never used
+        if not self.unsettled:
+            self.end()
             return
         with anyio.CancelScope(shield=True):
             try:
@@ -323,55 +346,6 @@ class AsyncUnit(Unit):
             raise error
         self._operation = current
         self._task = asyncio.current_task()
-
-
-class UnitSession(Session):
-    """SQLAlchemy's ``Session`` that asks its unit before every statement."""
-
-    def __init__(self, unit: Unit, options: Mapping[str, Any]) -> None:
-        self.unit = unit
-        super().__init__(**options)
-
-    def get_bind(self, mapper: Any = None, *, clause: Any = None, bind: Any = None, **_: Any) -> Engine | Connection:
-        engine = self.unit.bind(clause)
-        return engine if bind is None else bind
-
-    def commit(self) -> None:
-        if self.in_transaction():
-            self.unit.check_context()
-        super().commit()
-
-    def rollback(self) -> None:
-        if self.in_transaction():
-            self.unit.check_context()
-        super().rollback()
-
-
-@event.listens_for(UnitSession, "after_transaction_create")
-def _refuse_after_the_end(session: UnitSession, transaction: SessionTransaction) -> None:
-    if session.unit.ended and transaction.parent is None:
-        session.unit.refuse_if_ended()
-
-
-@event.listens_for(UnitSession, "after_begin")
-def _note_the_begin(session: UnitSession, _transaction: SessionTransaction, _connection: Connection) -> None:
-    session.unit.connected()
-
-
-@event.listens_for(UnitSession, "after_transaction_end")
-def _note_the_end(session: UnitSession, transaction: SessionTransaction) -> None:
-    if transaction.parent is None:
-        session.unit.transaction_ended()
-
-
-@event.listens_for(UnitSession, "after_commit")
-def _count_commit(session: UnitSession) -> None:
-    session.unit.committed()
-
-
-@event.listens_for(UnitSession, "after_rollback")
-def _count_rollback(session: UnitSession) -> None:
-    session.unit.rolled_back()
 
 
 def _may_write(clause: Any) -> bool:

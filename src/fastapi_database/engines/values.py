@@ -19,6 +19,8 @@ HIDDEN = "[hidden]"
 
 _SHORT = 3  # a text of three letters or fewer is no secret, and is part of every message
 _QUOTING_CLASSES = {"22", "23"}  # SQLSTATE classes whose messages quote the row: data exceptions, constraint violations
+# SQLite's codes for NOT NULL, UNIQUE, CHECK and primary key: their messages quote the schema and nothing else.
+_NAMING_CODES = {1299, 2067, 275, 1555}
 _PLAIN = re.compile(r"[\"'\\\s]")
 _PRINTED = ("detail", "hint", "where", "query", "internal_query")  # asyncpg prints the first two with the message
 _NAMES = ("constraint_name", "table_name", "column_name")
@@ -66,6 +68,8 @@ def _clean(error: Any, values: list[str]) -> None:
         if getattr(error, name, None):
             setattr(error, name, None)
     if not error.args or not isinstance(error.args[0], str):
+        return
+    if getattr(error, "sqlite_errorcode", None) in _NAMING_CODES:
         return
     state = getattr(error, "sqlstate", None)
     if isinstance(state, str) and state[:2] in _QUOTING_CLASSES:

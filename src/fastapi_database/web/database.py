@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, FastAPI
 from sqlalchemy.engine import URL
-from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Session
 from starlette.requests import HTTPConnection
 
 from fastapi_database.core.admission import REFUSALS
@@ -18,6 +16,10 @@ from fastapi_database.web import internals
 from fastapi_database.web.health import health_router
 from fastapi_database.web.install import install
 from fastapi_database.web.units import SCOPE_KEY, RequestUnits
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy.orm import Session
 
 _OUTSIDE: HTTPConnection = HTTPConnection({"type": "http"})  # what a session dependency gets when FastAPI gives none
 
@@ -124,7 +126,8 @@ Database.async_session.gives_session = Kind.ASYNC  # type: ignore[attr-defined]
 
 
 def _refuse_inside_request() -> None:
-    if REFUSALS.get() is not None or internals.inside_fastapi_call():
+    refusals = REFUSALS.get()
+    if (refusals is not None and not refusals.over) or internals.inside_fastapi_call():
         raise BuiltInsideRequest(
             "a Database was built while a request was being handled: each opens connections of its own, so every "
             "request would open new ones that nobody closes. Build it once, at module level or where the app "

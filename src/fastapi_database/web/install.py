@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.middleware import Middleware
+from starlette.types import Lifespan
 
 from fastapi_database.core.resources import Resources
 from fastapi_database.errors import AlreadyInstalled, InstalledTooLate
@@ -32,14 +33,24 @@ def install(resources: Resources, app: FastAPI) -> None:
             "the application is made"
         )
     if installation is None:
-        installation = Installation(app)
-        problems.add_handlers(app)
-        # Appended: innermost of all middleware, whatever is added later (add_middleware inserts in front).
-        app.user_middleware.append(Middleware(DatabaseMiddleware, installation=installation))
-        if app.router.route_class is APIRoute:
-            app.router.route_class = DatabaseRoute
+        installation = _prepare(app)
     installation.databases.add(resources)
-    original = app.router.lifespan_context
+    app.router.lifespan_context = _lifespan(installation, resources, app.router.lifespan_context)
+
+
+def _prepare(app: FastAPI) -> Installation:
+    """Add what an application needs once, however many databases are installed in it."""
+    installation = Installation(app)
+    problems.add_handlers(app)
+    # Appended: innermost of all middleware, whatever is added later (add_middleware inserts in front).
+    app.user_middleware.append(Middleware(DatabaseMiddleware, installation=installation))
+    if app.router.route_class is APIRoute:
+        app.router.route_class = DatabaseRoute
+    return installation
+
+
+def _lifespan(installation: Installation, resources: Resources, original: Lifespan[Any]) -> Lifespan[Any]:
+    """Put the life of a database around the application's own, which may use it at both ends."""
 
     @asynccontextmanager
     async def lifespan(app: Any) -> AsyncGenerator[Any]:
@@ -54,7 +65,7 @@ def install(resources: Resources, app: FastAPI) -> None:
         finally:
             await resources.pause()
 
-    app.router.lifespan_context = lifespan
+    return lifespan
 
 
 class Installation:

@@ -59,17 +59,22 @@ ENDPOINT = "fastapi_database_endpoint"
 OnError = Callable[[BaseException], None]
 
 
-def on_error(scope: Scope, callback: OnError) -> None:
-    """Have ``callback`` called with the exception that leaves the endpoint or a dependency, if one does."""
+def on_error(scope: Scope, callback: OnError) -> bool:
+    """Have ``callback`` called with the exception that leaves the endpoint or a dependency, if one does.
+
+    False outside of both, in a middleware or a route of Starlette's.
+    """
     stack = scope.get("fastapi_inner_astack")
-    if isinstance(stack, AsyncExitStack):
+    if not isinstance(stack, AsyncExitStack):
+        return False
 
-        def leave(_kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None) -> bool:
-            if error is not None:
-                callback(error)
-            return False
+    def leave(_kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None) -> bool:
+        if error is not None:
+            callback(error)
+        return False
 
-        stack.push(leave)
+    stack.push(leave)
+    return True
 
 
 def exception_handler(scope: Scope, error: Exception) -> Callable[..., Any] | None:
@@ -92,16 +97,27 @@ def route_path(scope: Scope) -> str:
     return f"{scope.get('root_path', '')}{path}"
 
 
+def name_of(scope: Scope) -> Scope:
+    """Give the part of a scope that :func:`route_path` reads, and the method."""
+    return {key: scope[key] for key in ("method", "root_path", "path", "route", "fastapi") if key in scope}
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """How one route, as it appears where it is included, turns a returned value into a response."""
 
     route: Any
     endpoint_context: EndpointContext
-    options: TransactionOptions
     function_exits: bool
     """Whether a function-scoped dependency has an exit to run between the endpoint and the response."""
+    may_change: bool
+    """Whether a route class of the application has the last word on the response."""
     overrides: Any
+
+    @property
+    def options(self) -> TransactionOptions:
+        """What the endpoint asked for; read at each request, for ``@transaction`` may stand above the route too."""
+        return options_of(self.route.endpoint)
 
     @property
     def exits_pending(self) -> bool:
@@ -112,43 +128,45 @@ class Answer:
         """Validate and serialise what the endpoint returned, exactly as FastAPI does it."""
         if isinstance(value, Response):
             return value
-        route = self.route
-        response_class: Any = route.response_class
-        is_default = not inspect.isclass(response_class)
-        dump_json = route.response_field is not None and is_default
-        with _operation(name="serialization", function=route.dependant.call):
-            content = _run(
-                serialize_response(
-                    field=route.response_field,
-                    response_content=value,
-                    include=route.response_model_include,
-                    exclude=route.response_model_exclude,
-                    by_alias=route.response_model_by_alias,
-                    exclude_unset=route.response_model_exclude_unset,
-                    exclude_defaults=route.response_model_exclude_defaults,
-                    exclude_none=route.response_model_exclude_none,
-                    is_coroutine=True,
-                    endpoint_ctx=self.endpoint_context,
-                    dump_json=dump_json,
-                )
-            )
-        arguments: dict[str, Any] = {}
-        status = solved.status_code or route.status_code
-        if status is not None:
-            arguments["status_code"] = status
-        response: Response
-        if dump_json:
-            response = Response(content=content, media_type="application/json", **arguments)
-        else:
-            actual: Any = response_class.value if is_default else response_class
-            response = actual(content, **arguments)
+        response = self._serialised(value, solved.status_code or self.route.status_code)
         if not is_body_allowed_for_status_code(response.status_code):
             response.body = b""
         response.headers.raw.extend(solved.headers.raw)
         return response
 
+    def _serialised(self, value: Any, status: int | None) -> Response:
+        response_class: Any = self.route.response_class
+        is_default = not inspect.isclass(response_class)
+        dump_json = self.route.response_field is not None and is_default
+        with _operation(name="serialization", function=self.route.dependant.call):
+            content = self._content(value, dump_json=dump_json)
+        arguments: dict[str, Any] = {} if status is None else {"status_code": status}
+        if dump_json:
+            return Response(content=content, media_type="application/json", **arguments)
+        actual: Any = response_class.value if is_default else response_class
+        response: Response = actual(content, **arguments)
+        return response
 
-def answer_of(route: APIRoute) -> Answer:
+    def _content(self, value: Any, *, dump_json: bool) -> Any:
+        route = self.route
+        return _run(
+            serialize_response(
+                field=route.response_field,
+                response_content=value,
+                include=route.response_model_include,
+                exclude=route.response_model_exclude,
+                by_alias=route.response_model_by_alias,
+                exclude_unset=route.response_model_exclude_unset,
+                exclude_defaults=route.response_model_exclude_defaults,
+                exclude_none=route.response_model_exclude_none,
+                is_coroutine=True,
+                endpoint_ctx=self.endpoint_context,
+                dump_json=dump_json,
+            )
+        )
+
+
+def answer_of(route: APIRoute, *, may_change: bool = False) -> Answer:
     """Describe a route while FastAPI builds its handler, once per inclusion."""
     context = _effective_route_context_var.get()
     effective: Any = context if context is not None and context.original_route is route else route
@@ -163,10 +181,15 @@ def answer_of(route: APIRoute) -> Answer:
     return Answer(
         route=effective,
         endpoint_context=context_of_endpoint,
-        options=transaction_options(route.endpoint),
         function_exits=_has_function_exits(effective.dependant),
+        may_change=may_change,
         overrides=effective.dependency_overrides_provider,
     )
+
+
+def options_of(endpoint: Any) -> TransactionOptions:
+    """Give what an endpoint asked for of its unit of work, where a route class has wrapped it too."""
+    return transaction_options(getattr(endpoint, ENDPOINT, endpoint))
 
 
 def _has_function_exits(dependant: Dependant) -> bool:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fastapi_database.core.admission import REFUSALS
-from fastapi_database.errors import Unavailable
+from fastapi_database.core.admission import REFUSALS, Refusals
+from fastapi_database.core.cancellation import ThreadsFirst
 from fastapi_database.web import internals, problems
 from fastapi_database.web.units import SCOPE_KEY, RequestUnits
 
@@ -52,34 +51,35 @@ class DatabaseMiddleware:
             self._installation.start()
             self._installation.serve()
             self._installation = None
-        refusals: list[Unavailable] = []
-        token = REFUSALS.set(refusals)
+        conversation = _Conversation(self._app, scope, receive, send)
+        token = REFUSALS.set(conversation.refusals)
         try:
-            await _Conversation(self._app, scope, receive, send, refusals).run()
+            await conversation.run()
         finally:
+            conversation.refusals.over = True
             REFUSALS.reset(token)
 
 
 class _Conversation:
     """One request or WebSocket."""
 
-    def __init__(
-        self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, refusals: Sequence[Unavailable]
-    ) -> None:
+    def __init__(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         self._app = app
         self._scope = scope
         self._receive = receive
         self._send = send
-        self._refusals = refusals
         self._started = False
         self._unhandled: Exception | None = None
         # A mounted application may have the middleware too; then the units are shared.
+        self._outermost = SCOPE_KEY not in scope
         self._units: RequestUnits = scope.setdefault(SCOPE_KEY, RequestUnits(scope))
+        self._request = ThreadsFirst(self._call(), holds=self._units.has_sync_session)
+        self.refusals = Refusals(on_first=self._units.watch)
 
     async def run(self) -> None:
         units = self._units
         try:
-            await self._app(self._scope, self._receive, self._forward)
+            await self._request
         except BaseException as error:
             if _is_replacement(error):
                 if self._unhandled is not None:
@@ -93,14 +93,22 @@ class _Conversation:
         finally:
             if units.pending:
                 await units.abandon()
+            if self._outermost:
+                units.close()
+
+    async def _call(self) -> None:
+        await self._app(self._scope, self._receive, self._forward)
 
     async def _forward(self, message: Message) -> None:
+        self._request.deliver()  # nobody waits for this answer any more
         if not self._started:
             status = _status(message)
             if status is not None:
                 self._started = True
-                if self._units.units or self._refusals:
+                if self.refusals.errors or self._units.unsettled:
                     await self._finish(status)
+                elif self._units.units:
+                    self._units.end()
         await self._send(message)
 
     async def _finish(self, status: int) -> None:
@@ -109,7 +117,12 @@ class _Conversation:
             await self._units.finish(commit=self._units.commits(status))
             self._raise_swallowed(status)
         except Exception as error:
-            if status >= 500 or self._scope["type"] == "websocket":
+            if error is self._units.error:  # its handler has made this very answer
+                return
+            if self._scope["type"] == "websocket":
+                raise
+            self._started = False  # nothing was sent of the answer that is not to be
+            if status >= 500:
                 raise
             await self._answer_instead(error)
             raise AnswerReplaced from error
@@ -118,11 +131,11 @@ class _Conversation:
         """Raise an error that the application swallowed and answered as something it is not, such as a 401."""
         if status >= 500:
             return
-        for unit in self._units.units.values():
-            if unit.fatal is not None:
-                raise unit.fatal
-        if status >= 400 and self._refusals:
-            raise self._refusals[0]
+        swallowed: list[Exception] = [unit.fatal for unit in self._units.units.values() if unit.fatal is not None]
+        if status >= 400:
+            swallowed += self.refusals.errors
+        if swallowed and self._units.error not in swallowed:
+            raise swallowed[0]
 
     async def _answer_instead(self, error: Exception) -> None:
         self._units.fail(error)
@@ -130,7 +143,6 @@ class _Conversation:
         if handler is None and problems.covers(error):
             handler = problems.answer  # a mounted application without our handlers
         if handler is None:
-            self._started = False
             self._unhandled = error
             return
         request = Request(self._scope, self._receive)
@@ -139,7 +151,11 @@ class _Conversation:
             response = await handler(request, error)
         else:
             response = await run_in_threadpool(handler, request, error)
-        await response(self._scope, self._receive, self._send)
+        await response(self._scope, self._receive, self._deliver)
+
+    async def _deliver(self, message: Message) -> None:
+        self._started = True
+        await self._send(message)
 
 
 def _status(message: Message) -> int | None:

@@ -6,13 +6,18 @@ import functools
 import inspect
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import is_dataclass
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, is_dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import AliasChoices, AliasPath, BaseModel, RootModel
 from pydantic.fields import FieldInfo
+from sqlalchemy import inspect as state_of
 
-from fastapi_database.core.relations import Reads, load_relations
+if TYPE_CHECKING:
+    from fastapi_database.core.relations import Reads
+
+REMEMBERED = 1024
+"""Annotations and models whose parts are known by heart; an application may well make models as it runs."""
 
 
 def preload(value: Any, response_model: Any) -> None:
@@ -24,16 +29,17 @@ def preload(value: Any, response_model: Any) -> None:
     models = models_in(response_model)
     if not models or value is None:
         return
+    from fastapi_database.core.relations import load_relations  # noqa: PLC0415 - the ORM is not imported with the package
+
     if isinstance(value, list) and response_model_is_flat_list(response_model):
-        load_relations(value, _reads(models))  # pyright: ignore[reportUnknownArgumentType]
+        load_relations(value, ModelReads(models))  # pyright: ignore[reportUnknownArgumentType]
         return
     found: dict[tuple[type, ...], list[Any]] = {}
     _collect(value, response_model, found)
     for wanted, objects in found.items():
-        load_relations(objects, _reads(wanted))
+        load_relations(objects, ModelReads(wanted))
 
 
-@functools.cache
 def response_model_is_flat_list(annotation: Any) -> bool:
     """Tell whether a response model is ``list[Model]``, the usual case, which needs no search."""
     arguments = get_args(annotation)
@@ -53,7 +59,7 @@ def _collect(value: Any, annotation: Any, found: dict[tuple[type, ...], list[Any
     elif isinstance(value, Sequence | Set):
         for one in value:  # pyright: ignore[reportUnknownVariableType]
             _collect(one, annotation, found)
-    elif isinstance(value, BaseModel) or is_dataclass(value):
+    elif (isinstance(value, BaseModel) or is_dataclass(value)) and not _is_mapped(value):
         _collect_fields(models, lambda name: getattr(value, name, None), found)
     else:
         found.setdefault(models, []).append(value)
@@ -78,9 +84,17 @@ def _is_read(annotation: Any) -> bool:
     return inspect.isclass(annotation) and (BaseModel in annotation.__mro__ or is_dataclass(annotation))
 
 
-@functools.cache
 def models_in(annotation: Any) -> tuple[type, ...]:
     """Find the Pydantic models in an annotation: ``list[UserOut]``, ``UserOut | None``, ``Annotated[…]``."""
+    try:
+        hash(annotation)
+    except TypeError:  # Annotated[UserOut, {"a": "dictionary"}]
+        return tuple(dict.fromkeys(_models(annotation)))
+    return _remembered_models_in(annotation)
+
+
+@functools.lru_cache(REMEMBERED)
+def _remembered_models_in(annotation: Any) -> tuple[type, ...]:
     return tuple(dict.fromkeys(_models(annotation)))
 
 
@@ -100,32 +114,32 @@ def _models(annotation: Any) -> Iterator[type]:
             yield from _models(argument)
 
 
-@functools.cache
-def _reads(models: tuple[type, ...]) -> Reads:
-    return ModelReads(models)
+def _is_mapped(value: object) -> bool:
+    """Tell whether an object is one of the ORM's; those may be dataclasses, or models of Pydantic by SQLModel."""
+    return getattr(state_of(value, raiseerr=False), "is_instance", False)
 
 
-class ModelReads(Reads):
+@dataclass(frozen=True)
+class ModelReads:
     """What one or several response models read of an object."""
 
-    def __init__(self, models: tuple[type, ...]) -> None:
-        self._models = models
+    models: tuple[type, ...]
 
     def attributes(self) -> Mapping[str, Reads | None]:
-        return _attributes(self._models)
+        return _attributes(self.models)
 
 
-@functools.cache
+@functools.lru_cache(REMEMBERED)
 def _attributes(models: tuple[type, ...]) -> Mapping[str, Reads | None]:
     found: dict[str, Reads | None] = {}
     for model in models:
         for attribute, annotation in _fields(model):
             below = models_in(annotation)
-            found[attribute] = _reads(below) if below else None
+            found[attribute] = ModelReads(below) if below else None
     return found
 
 
-@functools.cache
+@functools.lru_cache(REMEMBERED)
 def _fields(model: Any) -> tuple[tuple[str, Any], ...]:
     """Give what a Pydantic model or dataclass reads of an object: attribute names with their annotations."""
     if issubclass(model, BaseModel):

@@ -39,7 +39,8 @@ class DatabaseRoute(APIRoute):
 
     ``db.install(app)`` makes it the route class of the application, :class:`APIRouter` that of a router. An
     endpoint may be anything FastAPI takes; what it answers is byte for byte what FastAPI answers. An endpoint that
-    declares a session it can not use is refused here, when it is registered.
+    declares a session it can not use is refused here, when it is registered. A subclass may have its own
+    ``get_route_handler``; what that answers decides then whether the unit commits.
 
     >>> router = fastapi.APIRouter(route_class=DatabaseRoute)
     """
@@ -51,7 +52,9 @@ class DatabaseRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Build the handler, and keep what it needs to answer; FastAPI calls this once per inclusion."""
         handler = super().get_route_handler()
-        answer = internals.answer_of(self)
+        # The handler of a subclass may make another answer of ours, one that must not be stored.
+        may_change = type(self).get_route_handler is not DatabaseRoute.get_route_handler
+        answer = internals.answer_of(self, may_change=may_change)
 
         async def handle(request: Request) -> Response:
             request.scope[_ANSWER_KEY] = answer
@@ -162,8 +165,10 @@ class _Step:
 
     @property
     def _finishes(self) -> bool:
-        """Whether the unit is finished here: not while an exit is pending, nor one by one of several databases."""
-        return not self._answer.exits_pending and self._units is not None and len(self._units.units) == 1
+        """Whether the unit is finished here: not while the answer may change, nor one by one of several databases."""
+        if self._answer.may_change or self._answer.exits_pending:
+            return False
+        return self._units is not None and len(self._units.units) == 1
 
     def _commits(self, status: int) -> bool:
         return commits(status=status, failed=False, commit_on=self._answer.options.commit_on)

@@ -5,18 +5,19 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
-from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Session
 
 from fastapi_database.core.resources import Resources
-from fastapi_database.core.transaction import transaction_options
 from fastapi_database.core.unit import AsyncUnit, Intent, SyncUnit, Unit, commits
 from fastapi_database.errors import MixedSessions, UnitEnded
 from fastapi_database.web import internals
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy.orm import Session
 
 logger = logging.getLogger("fastapi_database")
 
@@ -28,23 +29,34 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 class RequestUnits:
     """Opens the request's units, and finishes them together."""
 
-    __slots__ = ("_error", "_scope", "finished", "units")
+    __slots__ = ("_scope", "_watched", "error", "finished", "units")
 
     def __init__(self, scope: MutableMapping[str, Any]) -> None:
         self._scope = scope
         self.units: dict[Resources, Unit] = {}
-        self._error: BaseException | None = None
+        self.error: BaseException | None = None
+        """What left the endpoint or a dependency, or ended the request."""
         self.finished = False
+        self._watched = False
 
     @property
     def failed(self) -> bool:
         """Whether an exception left the endpoint or a dependency."""
-        return self._error is not None
+        return self.error is not None
 
     @property
     def pending(self) -> bool:
         """Whether a unit is open, or a swallowed error still has to be told."""
         return any(not unit.ended for unit in self.units.values())
+
+    def has_sync_session(self) -> bool:
+        """Tell whether a thread may be at work on a session of this request."""
+        return any(isinstance(unit, SyncUnit) and not unit.ended for unit in self.units.values())
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether there is anything to commit, to roll back or to tell."""
+        return any(unit.unsettled for unit in self.units.values())
 
     def __str__(self) -> str:
         """Name the request for messages: method and route."""
@@ -80,26 +92,34 @@ class RequestUnits:
             raise self._mixed()
         return unit.async_session
 
+    def end(self) -> None:
+        """End units that are not :attr:`unsettled`."""
+        self.finished = True
+        for unit in self.units.values():
+            unit.end()
+
     async def finish(self, *, commit: bool) -> None:
         """Finish every unit, in the order they were opened. The first failure rolls back the rest and is raised."""
         self.finished = True
         if commit:
             await checkpoint_if_cancelled()  # a deadline that has passed must not end in a commit
-        durable: list[str] = []
+        durable: list[Resources] = []
         failure: BaseException | None = None
         if commit and len(self.units) > 1:
             failure = await self._flush()
         for resources, unit in self.units.items():
+            stores = commit and failure is None and unit.needs_io
             try:
                 await _finish(resources, unit, commit=commit and failure is None)
             except BaseException as error:  # noqa: BLE001 - raised below, after the others were rolled back
                 failure = failure or error
             else:
-                if commit and failure is None:
-                    durable.append(resources.dialect.describe())
+                if stores:
+                    durable.append(resources)
         if failure is not None:
-            if commit and durable:
-                logger.error("%s failed, but is stored in %s", self, ", ".join(durable))
+            if durable:
+                stored = ", ".join(resources.dialect.describe() for resources in durable)
+                logger.error("%s failed, but is stored in %s", self, stored)
             raise failure
 
     async def _flush(self) -> BaseException | None:
@@ -114,19 +134,29 @@ class RequestUnits:
                 return error
         return None
 
+    def close(self) -> None:
+        """Let go of the request, of which only the name is kept; else both would wait for the garbage collector."""
+        self.finished = True
+        self._scope = internals.name_of(self._scope)
+
     async def abandon(self) -> None:
         """Roll back what is left when a request ends without an answer. Not interrupted by a cancellation."""
         with anyio.CancelScope(shield=True):
             await self.finish(commit=False)
 
+    def watch(self) -> None:
+        """From now on, note the exception that leaves the endpoint."""
+        if not self._watched:
+            self._watched = internals.on_error(self._scope, self.fail)
+
     def fail(self, error: BaseException) -> None:
         """Note that an exception left the endpoint: whatever its handler answers, nothing is stored."""
-        self._error = error
+        self.error = error
 
     def commits(self, status: int) -> bool:
         """Decide how the units of this request end when it is answered with ``status``."""
-        options = transaction_options(self._scope.get("endpoint"))
-        error = self._error
+        options = internals.options_of(self._scope.get("endpoint"))
+        error = self.error
         if isinstance(error, Exception) and internals.exception_handler(self._scope, error) is None:
             return False  # nobody answered it: this is not the error the endpoint meant
         return commits(status=status, failed=self.failed, commit_on=options.commit_on)
@@ -143,8 +173,7 @@ class RequestUnits:
         return Intent.UNKNOWN if method is None or method in SAFE_METHODS else Intent.WRITE
 
     def _add(self, resources: Resources, unit: Unit) -> None:
-        if not self.units:
-            internals.on_error(self._scope, self.fail)
+        self.watch()
         self.units[resources] = unit
 
     def _mixed(self) -> MixedSessions:
@@ -158,7 +187,7 @@ class RequestUnits:
 async def _finish(resources: Resources, unit: Unit, *, commit: bool) -> None:
     if isinstance(unit, AsyncUnit):
         await unit.afinish(commit=commit)
-    elif unit.needs_io or unit.fatal is not None:
+    elif unit.unsettled:
         await resources.threads.run(functools.partial(unit.finish, commit=commit), on_cancel=unit.cancel)
     else:
         unit.end()

@@ -1,0 +1,134 @@
+"""Cancellation that waits for threads: no thread closes a session on which another one still works."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import suppress
+from contextvars import Context, ContextVar
+from typing import Any, TypeVar
+
+import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
+
+from fastapi_database.core.internals import in_shielded_scope
+
+T = TypeVar("T")
+
+
+def nothing() -> None:
+    """Do nothing: nobody wants to hear of it."""
+
+
+_STANDS: ContextVar[bool] = ContextVar("fastapi_database_stands", default=False)
+
+
+def let_result_stand() -> None:
+    """Say in a thread that what it did is durable: its result is told, whatever was cancelled meanwhile."""
+    _STANDS.set(True)
+
+
+def result_stands(context: Context) -> bool:
+    """Tell whether :func:`let_result_stand` was called in a context."""
+    return context.get(_STANDS, False)
+
+
+async def refuse_if_cancelled() -> None:
+    """Deliver a cancellation that is due, before something is begun that would have to be finished."""
+    await checkpoint_if_cancelled()
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        await asyncio.sleep(0)  # a native one that was kept by ThreadsFirst
+
+
+async def finish_despite_cancellation(
+    future: asyncio.Future[T],
+    *,
+    on_cancel: Callable[[], None] = nothing,
+    stands: Callable[[], bool] = lambda: False,
+) -> T:
+    """Wait for a future to be done; then deliver a cancellation that came meanwhile, unless the result ``stands()``."""
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        if future.cancelled():
+            raise
+        on_cancel()
+        with anyio.CancelScope(shield=True):
+            while not future.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait({future})
+        if stands():
+            return future.result()
+        if not future.cancelled():
+            future.exception()  # seen: the cancellation is what the caller hears of
+        raise
+
+
+class ThreadsFirst:
+    """Awaits a request; a native cancellation of it waits for the worker thread the request is in.
+
+    AnyIO shields the wait for a thread from its own cancel scopes. ``asyncio.timeout``, ``wait_for`` and
+    ``Task.cancel`` leave it, while the thread goes on: the exits of dependencies and the rollback would then use
+    the thread's session in other threads. So while ``holds()``, the task waits at a gate of its own instead of at
+    the thread's future; the cancellation is delivered where the request awaits next.
+    """
+
+    def __init__(self, request: Coroutine[Any, Any, None], *, holds: Callable[[], bool]) -> None:
+        self._request = request
+        self._holds = holds
+        self._kept: tuple[Any, ...] | None = None  # the arguments of a cancellation that waits
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        thrown: BaseException | None = None
+        try:
+            while True:
+                awaited = self._request.send(None) if thrown is None else self._request.throw(thrown)
+                thrown = None
+                try:
+                    yield from self._wait(awaited)
+                except BaseException as error:  # noqa: BLE001 - it is the request's to handle
+                    thrown = error
+        except StopIteration:
+            self.deliver()
+        except Exception:
+            self.deliver()
+            raise
+        finally:
+            thrown = None  # its traceback has this frame: do not leave the cycle to the garbage collector
+
+    def deliver(self) -> None:
+        """Raise the cancellation that waits, if there is one."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            raise asyncio.CancelledError(*kept)
+
+    def _wait(self, awaited: asyncio.Future[Any] | None) -> Generator[Any, Any, None]:
+        """Suspend the task until what the request awaits is done; None is a mere turn of the loop."""
+        if awaited is not None and self._holds() and in_shielded_scope():
+            yield from self._hold(awaited)
+            return
+        if self._kept is not None and (awaited is None or not awaited.cancel(*self._kept)):
+            self.deliver()
+        self._kept = None
+        yield awaited
+
+    def _hold(self, awaited: asyncio.Future[Any]) -> Generator[Any, Any, None]:
+        loop = asyncio.get_running_loop()
+        while not awaited.done():
+            gate: asyncio.Future[None] = loop.create_future()
+            open_gate = _opener(gate)
+            awaited.add_done_callback(open_gate)
+            try:
+                yield from gate
+            except asyncio.CancelledError as error:
+                self._kept = error.args
+                awaited.remove_done_callback(open_gate)
+
+
+def _opener(gate: asyncio.Future[None]) -> Callable[[object], None]:
+    def open_gate(_: object) -> None:
+        if not gate.done():
+            gate.set_result(None)
+
+    return open_gate
