@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import traceback
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -119,7 +120,10 @@ class ClosablePool(QueuePool):
         token = _OPENING.set(opening)
         try:
             return super()._create_connection()
-        except BaseException:
+        except BaseException as error:
+            # SQLAlchemy's `safe_reraise` leaves a cycle of error and frames. A cursor in one of them would keep the
+            # connection, and SQLite's lock, until the garbage collector runs: in an idle process, for ever.
+            traceback.clear_frames(error.__traceback__)
             for connection in opening:
                 self._close_connection(connection, terminate=True)
             raise
