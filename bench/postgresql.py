@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 TESTS = Path(__file__).parent.parent / "tests"
-DURABLE = ("fsync", "synchronous_commit", "full_page_writes", "autovacuum", "shared_buffers", "max_wal_size")
+DURABLE = ["fsync", "synchronous_commit", "full_page_writes", "autovacuum", "shared_buffers", "max_wal_size"]
 
 
 @contextmanager
@@ -29,8 +29,9 @@ def postgresql() -> Iterator[str]:
         Path(directory).chmod(0o711)  # as root the server is run as another user, who has to get through
         server = private_server(Run(Path(directory)))
         try:
-            for setting in DURABLE:
-                server.execute(f"ALTER SYSTEM SET {setting} = DEFAULT")
+            for name, shipped in server.execute("SELECT name, boot_val FROM pg_settings WHERE name = ANY(%s)", DURABLE):
+                server.execute(f"ALTER SYSTEM SET {name} = '{shipped}'")  # over the tests' configuration file
+            server.restart()
             yield server.url()
         finally:
             server.close()
