@@ -3,26 +3,18 @@
 import logging
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from sqlalchemy import event, select
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy import event
+from sqlalchemy.orm import Session
 
 from apps.c_cases import KINDS, ROUTERS, Kind, endpoint, router, work
+from apps.notes import Note, notes
 from fastapi_database import Database
-
-
-class Base(DeclarativeBase): ...
-
-
-class Note(Base):
-    __tablename__ = "notes"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    text: Mapped[str]
 
 
 class HookError(Exception):
@@ -31,19 +23,6 @@ class HookError(Exception):
 
 def fail(_session: Session) -> None:
     raise HookError("on purpose")
-
-
-@pytest.fixture
-def db() -> Iterator[Database]:
-    database = Database("sqlite://", models=Base)
-    database.create_all()
-    yield database
-    database.close()
-
-
-def notes(database: Database) -> list[str]:
-    with database.engine.connect() as connection:
-        return list(connection.scalars(select(Note.text).order_by(Note.id)))
 
 
 def post(db: Database, kind: Kind, routes: str, function: Callable[[Session], Any]) -> int:

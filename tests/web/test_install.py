@@ -1,7 +1,7 @@
 """One installation: several databases, mounted applications, routers in routers, overrides, tasks, order."""
 
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
@@ -12,35 +12,14 @@ import pytest
 from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException
 from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.testclient import TestClient
-from sqlalchemy import ForeignKey, select
+from sqlalchemy import ForeignKey
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import Mapped, Session, mapped_column
 from starlette.middleware.base import BaseHTTPMiddleware
 
+from apps.notes import Base, Note, notes
 from fastapi_database import APIRouter, Database, DatabaseRoute, errors, transaction
-
-
-class Base(DeclarativeBase): ...
-
-
-class Note(Base):
-    __tablename__ = "notes"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    text: Mapped[str] = mapped_column(unique=True)
-
-
-@pytest.fixture
-def db() -> Iterator[Database]:
-    database = Database("sqlite://", models=Base)
-    database.create_all()
-    yield database
-    database.close()
-
-
-def notes(database: Database) -> list[str]:
-    with database.begin() as session:
-        return list(session.scalars(select(Note.text).order_by(Note.id)))
 
 
 def add_routes(router: Any, database: Database, prefix: str = "") -> None:

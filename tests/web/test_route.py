@@ -1,39 +1,16 @@
 """The route class where an application extends it, and `@transaction` wherever it stands."""
 
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.testclient import TestClient
-from sqlalchemy import select
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from apps.c_cases import KINDS, ROUTERS, Kind, endpoint, router
+from apps.notes import Note, notes
 from fastapi_database import APIRouter, Database, DatabaseRoute, transaction
-
-
-class Base(DeclarativeBase): ...
-
-
-class Note(Base):
-    __tablename__ = "notes"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    text: Mapped[str]
-
-
-@pytest.fixture
-def db() -> Iterator[Database]:
-    database = Database("sqlite://", models=Base)
-    database.create_all()
-    yield database
-    database.close()
-
-
-def notes(database: Database) -> list[str]:
-    with database.begin() as session:
-        return list(session.scalars(select(Note.text).order_by(Note.id)))
 
 
 class Audited(DatabaseRoute):
