@@ -7,11 +7,13 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import anyio
 import anyio.from_thread
 import pytest
 
+from fastapi_database.core import threads as module
 from fastapi_database.core.threads import Threads
 
 PATIENCE = 30.0
@@ -149,20 +151,68 @@ async def test_functions_that_wait_all_run_while_the_process_computes(threads: T
         computing.join()
 
 
-async def test_no_more_than_size_run_at_once_and_all_are_served(threads: Threads) -> None:
-    running, most, lock = 0, 0, threading.Lock()
+class Running:
+    """A function that counts how many of it run at once."""
 
-    def one() -> None:
-        nonlocal running, most
-        with lock:
-            running += 1
-            most = max(most, running)
+    def __init__(self) -> None:
+        self.now, self.most, self._lock = 0, 0, threading.Lock()
+
+    def __call__(self) -> None:
+        with self._lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
         time.sleep(0.002)  # the work
-        with lock:
-            running -= 1
+        with self._lock:
+            self.now -= 1
 
-    await asyncio.gather(*(threads.run(one) for _ in range(200)))
-    assert (running, 1 <= most <= 4) == (0, True)
+
+def pretend(monkeypatch: pytest.MonkeyPatch, *, computing: bool) -> None:
+    """Have the process seem to compute, or to wait, all the time."""
+    used = time.monotonic if computing else lambda: 0.0
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=time.monotonic, process_time=used))
+
+
+async def test_two_run_at_once_while_the_process_computes(threads: Threads, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATIENCE", PATIENCE)  # on a busy machine anything may take long
+    pretend(monkeypatch, computing=True)
+    running = Running()
+    await asyncio.gather(*(threads.run(running) for _ in range(100)))
+    assert running.most == 2
+
+
+async def test_it_is_two_again_when_the_process_computes_after_it_waited(
+    threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PATIENCE", PATIENCE)
+    pretend(monkeypatch, computing=False)
+    running = Running()
+    await asyncio.gather(*(threads.run(running) for _ in range(100)))
+    assert running.most == 4
+    pretend(monkeypatch, computing=True)
+    for _ in range(20):  # four at a time, so that no call ever waits
+        running.most = 0
+        await asyncio.gather(*(threads.run(running) for _ in range(4)))
+    assert running.most == 2
+
+
+async def test_calls_do_not_wait_behind_slow_ones_while_the_process_computes(
+    threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, computing=True)
+    slow = [Work(), Work()]
+    tasks = [asyncio.create_task(threads.run(work)) for work in slow]
+    for work in slow:
+        await until(work.begun)
+    await asyncio.wait_for(threads.run(int), PATIENCE)
+    for work in slow:
+        work.go_on.set()
+    await asyncio.gather(*tasks)
+
+
+async def test_no_more_than_size_run_at_once_and_all_are_served(threads: Threads) -> None:
+    running = Running()
+    await asyncio.gather(*(threads.run(running) for _ in range(200)))
+    assert (running.now, 1 <= running.most <= 4) == (0, True)
 
 
 async def test_a_cancelled_call_that_has_not_begun_still_runs_and_then_is_cancelled(threads: Threads) -> None:

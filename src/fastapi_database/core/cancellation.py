@@ -41,25 +41,17 @@ async def refuse_if_cancelled() -> None:
         await asyncio.sleep(0)  # a native one that was kept by ThreadsFirst
 
 
-async def finish_despite_cancellation(
-    future: asyncio.Future[T],
-    *,
-    on_cancel: Callable[[], None] = nothing,
-    stands: Callable[[], bool] = lambda: False,
-) -> T:
-    """Wait for a future to be done; then deliver a cancellation that came meanwhile, unless the result ``stands()``."""
+async def finish_despite_cancellation(future: asyncio.Future[T]) -> T:
+    """Wait for a future to be done; then deliver a cancellation that came meanwhile."""
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
         if future.cancelled():
             raise
-        on_cancel()
         with anyio.CancelScope(shield=True):
             while not future.done():
                 with suppress(asyncio.CancelledError):
                     await asyncio.wait({future})
-        if stands():
-            return future.result()
         if not future.cancelled():
             future.exception()  # seen: the cancellation is what the caller hears of
         raise

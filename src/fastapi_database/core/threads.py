@@ -16,18 +16,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 from anyio import CancelScope
 
-from fastapi_database.core.cancellation import (
-    finish_despite_cancellation,
-    nothing,
-    refuse_if_cancelled,
-    result_stands,
-)
+from fastapi_database.core.cancellation import nothing, refuse_if_cancelled, result_stands
 from fastapi_database.core.internals import current_scope, run_as_worker
 
 T = TypeVar("T")
@@ -39,10 +35,10 @@ BUSY = 0.8
 """Share of one core above which the process is computing rather than waiting for the database."""
 
 LOOK = 0.005
-"""Seconds a call waits before it is looked at why."""
+"""Seconds between looks at what the process does, while calls wait or more threads run than these."""
 
 PATIENCE = 0.05
-"""Seconds after which a waiting call runs whatever the process does."""
+"""Seconds after which a running call is not one of the two any more: others must not wait behind a slow one."""
 
 
 @dataclass(slots=True, eq=False)
@@ -51,27 +47,48 @@ class _Call:
 
     function: Callable[[], Any]
     loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[Any]
     scope: CancelScope | None
-    since: float = field(default_factory=time.monotonic)
+    wake: asyncio.Future[None]
+    """Done when the call is; another one takes its place when a cancellation ends the wait for it."""
+    done: bool = False
+    value: Any = None
+    error: BaseException | None = None
+    started: float = 0.0
 
     def run(self) -> None:
         try:
-            result, error = run_as_worker(self.function, loop=self.loop, scope=self.scope), None
+            value, error = run_as_worker(self.function, loop=self.loop, scope=self.scope), None
         except BaseException as raised:  # noqa: BLE001 - it is delivered to whoever waits for the result
-            result, error = None, raised
+            value, error = None, raised
         with suppress(RuntimeError):  # the loop was closed: nobody waits
-            self.loop.call_soon_threadsafe(self._deliver, result, error)
+            self.loop.call_soon_threadsafe(self._deliver, value, error)
+        del error  # its traceback has this frame: do not leave the cycle to the garbage collector
 
-    def _deliver(self, result: Any, error: BaseException | None) -> None:
-        if self.future.done():
-            return
-        if error is None:
-            self.future.set_result(result)
-        elif isinstance(error, StopIteration):  # a future can not hold it: https://peps.python.org/pep-0479/
-            self.future.set_exception(RuntimeError(f"the function raised {error!r}"))
-        else:
-            self.future.set_exception(error)
+    def _deliver(self, value: Any, error: BaseException | None) -> None:
+        self.done, self.value, self.error = True, value, error
+        if not self.wake.done():
+            self.wake.set_result(None)
+
+    def result(self) -> Any:
+        """Give what the function returned or raise what it raised, once: an error must not be kept by what it holds."""
+        error, self.error = self.error, None
+        try:
+            if isinstance(error, StopIteration):
+                # A coroutine can not raise it: https://peps.python.org/pep-0479/
+                raise RuntimeError(f"the function raised {error!r}")  # noqa: TRY004
+            if error is not None:
+                raise error
+        finally:
+            del error
+        return self.value
+
+    async def finished(self) -> None:
+        """Wait until the function is through, whatever is cancelled meanwhile."""
+        with CancelScope(shield=True):
+            while not self.done:
+                self.wake = self.loop.create_future()
+                with suppress(asyncio.CancelledError):
+                    await self.wake
 
 
 _Inbox = SimpleQueue[_Call | None]
@@ -82,13 +99,15 @@ class Threads:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._limit = min(NARROW, size)
+        self._narrow = min(NARROW, size)
+        self._limit = self._narrow
         self._lock = threading.Lock()
         self._waiting: deque[_Call] = deque()
+        self._running: set[_Call] = set()
         self._idle: list[_Inbox] = []
-        self._busy = 0
         self._generation = 0
         self._looked = (0.0, 0.0)
+        self._looking: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
 
     async def run(self, function: Callable[..., T], /, *args: Any, on_cancel: Callable[[], None] = nothing) -> T:
         """Run a function in a thread, with the caller's context variables, and wait until it is through.
@@ -99,20 +118,23 @@ class Threads:
         """
         await refuse_if_cancelled()
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
         context = contextvars.copy_context()
-        call = _Call(functools.partial(context.run, function, *args), loop, future, current_scope())
+        call = _Call(functools.partial(context.run, function, *args), loop, current_scope(), loop.create_future())
         with self._lock:
-            waits = self._busy >= self._limit
-            if waits:
-                self._waiting.append(call)
-            else:
+            if self._has_room():
                 self._start(call)
-        if waits:
-            loop.call_later(LOOK, self._look, call)
-        return await finish_despite_cancellation(
-            future, on_cancel=on_cancel, stands=functools.partial(result_stands, context)
-        )
+            else:
+                self._waiting.append(call)
+                self._look_later(loop)
+        try:
+            await call.wake
+        except asyncio.CancelledError:
+            on_cancel()
+            await call.finished()
+            if not result_stands(context):
+                raise
+        result: T = call.result()
+        return result
 
     def close(self) -> None:
         """Let threads end, busy ones when they are through; a later use starts new ones."""
@@ -122,8 +144,17 @@ class Threads:
         for inbox in idle:
             inbox.put(None)
 
+    def _has_room(self) -> bool:
+        running = len(self._running)
+        if running < self._limit:
+            return True
+        if running >= self._size:
+            return False
+        recent = time.monotonic() - PATIENCE
+        return sum(call.started > recent for call in self._running) < self._limit
+
     def _start(self, call: _Call) -> None:
-        self._busy += 1
+        self._take(call)
         if self._idle:
             self._idle.pop().put(call)
             return
@@ -133,49 +164,56 @@ class Threads:
             target=self._work, args=(inbox, self._generation), name="fastapi-database", daemon=True
         ).start()
 
+    def _take(self, call: _Call) -> None:
+        call.started = time.monotonic()
+        self._running.add(call)
+
     def _work(self, inbox: _Inbox, generation: int) -> None:
         while (call := inbox.get()) is not None:
             following: _Call | None = call
             del call  # an idle thread must not keep the session and the objects of the request it served last
             while following is not None:
                 following.run()
-                following = self._next(inbox, generation)
+                following = self._next(following, inbox, generation)
 
-    def _next(self, inbox: _Inbox, generation: int) -> _Call | None:
+    def _next(self, done: _Call, inbox: _Inbox, generation: int) -> _Call | None:
         with self._lock:
-            if self._waiting and self._busy <= self._limit:
-                return self._waiting.popleft()
-            self._busy -= 1
+            self._running.remove(done)
+            if self._limit > self._narrow:
+                self._look()  # nobody may wait by now, and who is many computes with many
+            if self._waiting and self._has_room():
+                call = self._waiting.popleft()
+                self._take(call)
+                return call
             if generation == self._generation:
                 self._idle.append(inbox)
             else:
                 inbox.put(None)  # closed meanwhile
             return None
 
-    def _look(self, call: _Call) -> None:
-        """Let more threads run if this call still waits and the process is not busy computing."""
+    def _look_later(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Have each loop whose calls wait look at what the process did meanwhile; any of them may be closed."""
+        if loop not in self._looking:
+            self._looking.add(loop)
+            self._looked = (time.monotonic(), time.process_time())  # what it did before does not count
+            loop.call_later(LOOK, self._serve, loop)
+
+    def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let more threads run if calls still wait and the process is not busy computing."""
         with self._lock:
-            if call not in self._waiting:
-                return
-            self._limit = self._size if self._share_of_core() < BUSY or _waited(call) > PATIENCE else self._narrow
-            while self._waiting and self._busy < self._limit:
+            self._looking.discard(loop)
+            if self._waiting:
+                self._look()
+            while self._waiting and self._has_room():
                 self._start(self._waiting.popleft())
-            waits = call in self._waiting
-        if waits:
-            call.loop.call_later(LOOK, self._look, call)
+            if self._waiting:
+                self._look_later(loop)
 
-    @property
-    def _narrow(self) -> int:
-        return min(NARROW, self._size)
-
-    def _share_of_core(self) -> float:
-        now, used = time.monotonic(), time.process_time()
-        before, used_before = self._looked
-        if now - before < LOOK / 2:  # several calls look at once: too short a time to tell
-            return 1.0
+    def _look(self) -> None:
+        """Set how many may run by what the process did since the last look."""
+        now, (before, used_before) = time.monotonic(), self._looked
+        if now - before < LOOK:
+            return
+        used = time.process_time()
         self._looked = (now, used)
-        return (used - used_before) / (now - before)
-
-
-def _waited(call: _Call) -> float:
-    return time.monotonic() - call.since
+        self._limit = self._narrow if used - used_before > BUSY * (now - before) else self._size
