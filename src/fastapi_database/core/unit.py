@@ -179,9 +179,13 @@ class Unit(ABC):
         self._connected = True
 
     def end(self) -> None:
-        """Refuse all further work and give the place back. Talks to nothing."""
+        """Refuse all further work, give the place back and forget the session. Talks to nothing.
+
+        The session keeps its unit, to refuse; knowing each other, both would wait for the garbage collector.
+        """
         self.ended = True
         self.release_place()
+        vars(self).pop("session", None)
 
     def release_place(self) -> None:
         """Give the place back; the next statement claims a new one."""
@@ -287,6 +291,11 @@ class AsyncUnit(Unit):
 
     def _claim(self, *, writer: bool) -> Ticket:
         return await_only(self._admission.acquire_async(writer=writer, owner=self.owner))
+
+    def end(self) -> None:
+        super().end()
+        vars(self).pop("async_session", None)
+        self._operation = self._task = None
 
     def transaction_ended(self) -> None:
         super().transaction_ended()

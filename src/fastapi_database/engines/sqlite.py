@@ -74,7 +74,10 @@ class SQLite(Dialect):
         }
         # isolation_level=None: sqlite3 starts no transaction by itself, we emit BEGIN. Its own mode starts
         # them too late (a SELECT runs outside), which breaks savepoints and read consistency.
-        return {**defaults, **arguments, "isolation_level": None}
+        complete = {**defaults, **arguments, "isolation_level": None}
+        if driver == "aiosqlite" and not complete["check_same_thread"]:
+            complete.setdefault("async_creator_fn", _connect_async)
+        return complete
 
     def listen(self, engine: Engine) -> None:
         event.listen(engine, "connect", _set_pragmas)
@@ -120,6 +123,13 @@ class SQLite(Dialect):
         anchor, self._anchor = self._anchor, None
         if anchor is not None:
             anchor.close()
+
+
+def _connect_async(*args: Any, **arguments: Any) -> Any:
+    # A driver is imported when it is used, never with the package.
+    from fastapi_database.engines.aiosqlite import connect  # noqa: PLC0415
+
+    return connect(*args, **arguments)
 
 
 def _set_pragmas(dbapi_connection: Any, _record: object) -> None:

@@ -79,6 +79,7 @@ class RequestUnits:
             self._add(resources, unit)
         if not isinstance(unit, SyncUnit):
             raise self._mixed()
+        unit.refuse_if_ended()
         return unit.session
 
     async def async_session(self, resources: Resources) -> AsyncSession:
@@ -90,6 +91,7 @@ class RequestUnits:
             self._add(resources, unit)
         if not isinstance(unit, AsyncUnit):
             raise self._mixed()
+        unit.refuse_if_ended()
         return unit.async_session
 
     def end(self) -> None:
@@ -125,19 +127,25 @@ class RequestUnits:
     async def _flush(self) -> BaseException | None:
         """Have every database accept its statements before the first one commits."""
         for resources, unit in self.units.items():
+            if not unit.needs_io:
+                continue
             try:
                 if isinstance(unit, AsyncUnit):
                     await unit.async_session.flush()
-                elif unit.needs_io:
+                else:
                     await resources.threads.run(unit.session.flush)
             except BaseException as error:  # noqa: BLE001 - raised by finish(), after everything was rolled back
                 return error
         return None
 
     def close(self) -> None:
-        """Let go of the request, of which only the name is kept; else both would wait for the garbage collector."""
+        """Let go of the request, of which only the name is kept, and of the units, which know their owner.
+
+        Whoever keeps a session is told that it has ended. Cycles would wait for the garbage collector.
+        """
         self.finished = True
         self._scope = internals.name_of(self._scope)
+        self.units.clear()
 
     async def abandon(self) -> None:
         """Roll back what is left when a request ends without an answer. Not interrupted by a cancellation."""

@@ -1,0 +1,119 @@
+"""aiosqlite with one hand-over to its thread per statement, where SQLAlchemy's use of it makes four.
+
+SQLAlchemy makes a cursor, executes, fetches and closes, and each is a way to the connection's thread and back,
+which costs more than SQLite's own work on a small answer. Here the thread fetches what it executed at once, and
+what needs no thread is done without one. Whoever asks SQLAlchemy for the driver's connection gets aiosqlite's
+class, with all it can do.
+
+Seen in aiosqlite 0.22.1, the oldest and the newest that is taken, and not documented: ``Connection._execute``, through
+which every hand-over goes, ``._conn`` and ``._thread``, and ``Cursor._cursor``. Tests in ``tests/engines/test_aiosqlite.py``.
+"""
+
+from __future__ import annotations
+
+import functools
+import sqlite3
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import aiosqlite
+from aiosqlite.context import contextmanager
+
+PREFETCH = 100
+"""Rows that come along with the execution. More than most answers have, and little memory for one that streams."""
+
+
+class Cursor(aiosqlite.Cursor):
+    """A cursor that has its first rows when it has executed."""
+
+    def __init__(self, connection: Connection, cursor: sqlite3.Cursor) -> None:
+        super().__init__(connection, cursor)
+        self._rows: deque[Any] = deque()
+        self._through = True
+        """Whether SQLite has no more rows than those."""
+
+    async def execute(self, sql: str, parameters: Iterable[Any] | None = None) -> Cursor:
+        """Execute a statement and fetch its first rows."""
+        await self._execute(self._execute_and_fetch, sql, parameters or ())  # type: ignore[no-untyped-call]  # pyright: ignore[reportUnknownMemberType]
+        return self
+
+    async def executemany(self, sql: str, parameters: Iterable[Iterable[Any]]) -> Cursor:
+        """Execute a statement for each set of parameters."""
+        self._rows.clear()
+        self._through = True
+        await super().executemany(sql, parameters)
+        return self
+
+    async def fetchone(self) -> Any:
+        """Give the next row, or None."""
+        rows = await self.fetchmany(1)
+        return rows[0] if rows else None
+
+    async def fetchmany(self, size: int | None = None) -> list[Any]:
+        """Give the next rows, fewer than asked for only at the end."""
+        wanted = self.arraysize if size is None else size
+        rows = [self._rows.popleft() for _ in range(min(wanted, len(self._rows)))]
+        if len(rows) < wanted and not self._through:
+            missing = wanted - len(rows)
+            more = list(await super().fetchmany(missing))
+            self._through = len(more) < missing
+            rows += more
+        return rows
+
+    async def fetchall(self) -> list[Any]:
+        """Give the rows that are left."""
+        rows = list(self._rows)
+        self._rows.clear()
+        if not self._through:
+            rows += await super().fetchall()
+            self._through = True
+        return rows
+
+    async def close(self) -> None:
+        """Let go of the statement; SQLite itself has done so after the last row."""
+        self._rows.clear()
+        if not self._through:
+            await super().close()
+
+    def _execute_and_fetch(self, sql: str, parameters: Iterable[Any]) -> None:
+        self._rows.clear()
+        self._through = False
+        self._cursor.execute(sql, parameters)  # type: ignore[arg-type]
+        self._rows.extend(self._cursor.fetchmany(PREFETCH))
+        self._through = len(self._rows) < PREFETCH
+
+
+class Connection(aiosqlite.Connection):
+    """A connection that goes to its thread only where SQLite is asked something."""
+
+    def __init__(self, connector: Callable[[], sqlite3.Connection], iter_chunk_size: int) -> None:
+        super().__init__(connector, iter_chunk_size)
+        self._thread.daemon = True  # as SQLAlchemy has it: a process ends without closing
+        self._asked = 0
+        self._done = 0
+
+    @contextmanager
+    async def cursor(self) -> aiosqlite.Cursor:
+        """Make a cursor."""
+        return Cursor(self, self._conn.cursor())
+
+    async def rollback(self) -> None:
+        """Roll back. With nothing begun, and nothing on its way that a cancellation left behind, there is no need."""
+        if self._asked != self._done or self.in_transaction:
+            await super().rollback()
+
+    async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self._asked += 1
+        return await super()._execute(self._run, fn, *args, **kwargs)  # type: ignore[no-untyped-call]  # pyright: ignore[reportUnknownMemberType]
+
+    def _run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        finally:
+            self._done += 1
+
+
+def connect(database: str, *, iter_chunk_size: int = 64, **options: Any) -> Connection:
+    """Make a connection, to be awaited, as ``aiosqlite.connect`` does. Needs ``check_same_thread=False``."""
+    return Connection(functools.partial(sqlite3.connect, database, **options), iter_chunk_size)

@@ -1,0 +1,185 @@
+"""aiosqlite's cursor with one hand-over per statement: the same rows, and nothing forgotten when it is cancelled."""
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiosqlite
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
+
+from fastapi_database import Database
+from fastapi_database.engines.aiosqlite import PREFETCH, Connection, connect
+
+PATIENCE = 30.0
+NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {}) SELECT i FROM n WHERE i <= {}"
+COUNTS = [0, 1, PREFETCH - 1, PREFETCH, PREFETCH + 1, 3 * PREFETCH]
+pytestmark = pytest.mark.anyio
+
+
+def numbers(count: int) -> str:
+    return NUMBERS.format(max(count, 1), count)
+
+
+@pytest.fixture
+async def db(sqlite_url: str) -> AsyncIterator[Database]:
+    db = Database(sqlite_url)
+    async with db.begin() as session:
+        await session.execute(text("CREATE TABLE t (id INTEGER PRIMARY KEY, name TEXT)"))
+    yield db
+    await db.aclose()
+
+
+@pytest.fixture
+async def connection(tmp_path: Path) -> AsyncIterator[Connection]:
+    connection = await connect(str(tmp_path / "one.db"), check_same_thread=False, isolation_level=None)
+    yield connection
+    await connection.close()
+
+
+async def test_a_statement_is_one_hand_over_to_the_thread(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    handed: list[str] = []
+    execute = aiosqlite.Connection._execute
+
+    async def note(self: Any, function: Any, *arguments: Any, **options: Any) -> Any:
+        handed.append(arguments[0].__name__)
+        return await execute(self, function, *arguments, **options)
+
+    monkeypatch.setattr(aiosqlite.Connection, "_execute", note)
+    for statement in (
+        "SELECT name FROM t",
+        "INSERT INTO t (name) VALUES ('Ada')",
+        "INSERT INTO t DEFAULT VALUES RETURNING id",
+    ):
+        handed.clear()
+        async with db.begin() as session:
+            await session.execute(text(statement))
+        assert handed == ["_execute_and_fetch", "_execute_and_fetch", "commit"]  # the first is BEGIN
+    async with db.begin() as session:
+        await session.execute(text("SELECT 1"))
+        handed.clear()
+        await session.rollback()
+    assert handed == ["rollback"]
+
+
+@pytest.mark.parametrize("count", COUNTS)
+async def test_rows_are_those_of_sqlite_however_they_are_fetched(connection: Connection, count: int) -> None:
+    expected = [(number,) for number in range(1, count + 1)]
+    async with connection.cursor() as cursor:
+        assert await cursor.fetchall() == []
+        assert await cursor.fetchone() is None
+        await cursor.execute(numbers(count))
+        assert await cursor.fetchall() == expected
+        assert await cursor.fetchall() == []
+        assert await cursor.fetchmany(5) == []
+        assert await cursor.fetchone() is None
+        await cursor.execute(numbers(count))
+        assert [row async for row in cursor] == expected
+        await cursor.execute(numbers(count))
+        found = [await cursor.fetchone() for _ in range(2)]
+        while rows := await cursor.fetchmany(9):
+            assert len(rows) == 9 or len(found) + len(rows) == count
+            found += rows
+        assert [row for row in found if row is not None] == expected
+        await cursor.execute(numbers(count))
+        cursor.arraysize = 3
+        assert await cursor.fetchmany() == expected[:3]
+        assert await cursor.fetchall() == expected[3:]
+
+
+@pytest.mark.parametrize("count", COUNTS)
+async def test_sqlalchemy_gets_every_row_at_once_and_as_a_stream(db: Database, count: int) -> None:
+    expected = list(range(1, count + 1))
+    async with db.begin() as session:
+        assert (await session.scalars(text(numbers(count)))).all() == expected
+        assert [row[0] async for row in await session.stream(text(numbers(count)))] == expected
+        parts = (await session.stream(text(numbers(count)), execution_options={"yield_per": 40})).partitions()
+        assert [row[0] for part in [rows async for rows in parts] for row in part] == expected
+        first = await session.stream(text(numbers(count)))
+        await first.fetchmany(1)
+        await first.close()  # in the middle of its rows
+        assert (await session.execute(text("INSERT INTO t (name) VALUES ('Ada')"))).rowcount == 1  # type: ignore[attr-defined]
+    async with db.begin() as session:
+        assert await session.scalar(text("SELECT count(*) FROM t")) == 1
+
+
+async def test_counts_and_keys_of_what_was_written_are_told(connection: Connection) -> None:
+    await connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, name TEXT)")
+    cursor = await connection.cursor()
+    assert (cursor.description, cursor.rowcount, cursor.lastrowid) == (None, -1, None)
+    await cursor.execute("INSERT INTO t (name) VALUES (?)", ("Ada",))
+    assert (cursor.rowcount, cursor.lastrowid) == (1, 1)
+    await cursor.executemany("INSERT INTO t (name) VALUES (?)", [("Bob",), ("Cy",)])
+    assert (cursor.rowcount, await cursor.fetchall()) == (2, [])
+    await cursor.execute("UPDATE t SET name = upper(name) RETURNING name")
+    assert [column[0] for column in cursor.description] == ["name"]
+    assert await cursor.fetchall() == [("ADA",), ("BOB",), ("CY",)]
+    await cursor.close()
+
+
+@pytest.mark.parametrize("row", [1, PREFETCH, PREFETCH + 50])
+async def test_a_row_that_fails_is_an_error_of_sqlalchemy(db: Database, row: int) -> None:
+    overflow = f"CASE WHEN i = {row} THEN abs(-9223372036854775808) ELSE i END"
+    statement = numbers(row + 1).replace("SELECT i FROM", f"SELECT {overflow} FROM")
+    async with db.begin() as session:
+        with pytest.raises(OperationalError, match="integer overflow"):
+            await session.execute(text(statement))
+        await session.rollback()
+
+
+async def test_what_a_cancellation_left_behind_is_rolled_back(connection: Connection) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def busy() -> None:
+        begun.set()
+        assert go_on.wait(PATIENCE)
+
+    blocking = asyncio.create_task(connection._execute(busy))
+    assert await asyncio.to_thread(begun.wait, PATIENCE)
+    beginning = asyncio.create_task(connection._execute(connection._conn.execute, "BEGIN IMMEDIATE"))
+    await asyncio.sleep(0)
+    beginning.cancel()
+    rolling_back = asyncio.create_task(connection.rollback())
+    await asyncio.sleep(0)
+    go_on.set()
+    await blocking
+    await rolling_back
+    with pytest.raises(asyncio.CancelledError):
+        await beginning
+    assert not connection.in_transaction
+    await connection.execute("BEGIN")
+    assert connection.in_transaction
+    await connection.rollback()
+    assert not connection.in_transaction
+
+
+async def test_the_driver_connection_is_aiosqlites_with_all_it_can_do(db: Database) -> None:
+    async with db.async_engine.connect() as connection:
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        assert isinstance(driver, aiosqlite.Connection)
+        assert driver._thread.daemon
+        async with driver.execute("SELECT 1") as cursor:
+            assert await cursor.fetchone() == (1,)
+        async with driver.cursor() as cursor:
+            await cursor.executescript("CREATE TEMP TABLE one (id INTEGER); INSERT INTO one VALUES (7)")
+            assert isinstance(cursor, aiosqlite.Cursor)
+            assert [row async for row in await cursor.execute("SELECT id FROM one")] == [(7,)]
+        driver.row_factory = sqlite3.Row
+        async with driver.execute("SELECT id AS number FROM one") as cursor:
+            assert (await cursor.fetchone())["number"] == 7
+        driver.row_factory = None
+        assert await driver.execute_fetchall("SELECT id FROM one") == [(7,)]
+
+
+@pytest.mark.parametrize("given", [{"check_same_thread": True}, {"async_creator_fn": aiosqlite.connect}])
+async def test_an_application_that_asks_for_it_gets_aiosqlite_as_it_is(sqlite_url: str, given: dict[str, Any]) -> None:
+    db = Database(sqlite_url, connect_args=given)
+    async with db.begin() as session:
+        raw: Any = await (await session.connection()).get_raw_connection()
+        assert type(raw.driver_connection) is aiosqlite.Connection
+        assert await session.scalar(text("SELECT 1")) == 1
+    await db.aclose()
