@@ -19,7 +19,7 @@ from docs import error_table
 from docs.blocks import DOCS, ROOT, pages, read_blocks, relative
 from fastapi_database.config import ENVIRONMENT, Settings
 from fastapi_database.core import connections
-from fastapi_database.engines import dialect_for, postgresql, sqlite
+from fastapi_database.engines import aiosqlite, dialect_for, postgresql, sqlite
 from fastapi_database.web import health
 
 SETTINGS = Settings(url="sqlite://")
@@ -166,6 +166,7 @@ def test_c0_every_pragma_and_every_number_is_listed() -> None:
         assert listed(variable)
         assert argument == "url" or listed(argument)
     text = DEFAULTS.read_text(encoding="utf-8")
+    assert f"first {aiosqlite.PREFETCH} rows" in text
     assert f"After {connections.PING_AFTER:g} seconds of rest" in text
     assert f"for {health.ANSWERED_WITHIN:g} seconds before it asks again" in text
     assert f"question after {health.PROBE_TIMEOUT:g} seconds" in text
