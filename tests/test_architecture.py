@@ -166,7 +166,8 @@ def test_private_details_of_others_stand_in_the_internals() -> None:
 def test_the_internals_say_in_which_versions_each_detail_was_seen() -> None:
     for name in INTERNALS:
         module = importlib.import_module(f"{PACKAGE}.{name.removesuffix('.py').replace('/', '.')}")
-        assert re.search(r"Seen in .*\d+\.\d+(.* to \d+|\.\d+, the oldest and the newest)", inspect.getdoc(module) or ""), name
+        versions = r"Seen in .*\d+\.\d+(.* to \d+|\.\d+, the oldest and the newest)"
+        assert re.search(versions, inspect.getdoc(module) or ""), name
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ what needs no thread is done without one. Whoever asks SQLAlchemy for the driver
 class, with all it can do.
 
 Seen in aiosqlite 0.22.1, the oldest and the newest that is taken, and not documented: ``Connection._execute``, through
-which every hand-over goes, ``._conn`` and ``._thread``, and ``Cursor._cursor``. Tests in ``tests/engines/test_aiosqlite.py``.
+which every hand-over goes, ``._conn`` and ``._thread``, and ``Cursor._cursor``. Tests in
+``tests/engines/test_aiosqlite.py``.
 """
 
 from __future__ import annotations
