@@ -121,6 +121,7 @@ def test_a_missing_table_or_column_is_answered_500_and_named_in_the_log(
     assert record.levelno == logging.ERROR
     assert "GET / answered 500" in record.getMessage()
     assert re.search(r"no such (table|column): guests|guests.* does not exist", caplog.text)
+    assert "run your migrations; in a demo or a test call db.create_all()" in caplog.text
     assert db.stats().in_use == 0
 
 

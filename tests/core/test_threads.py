@@ -305,6 +305,70 @@ async def test_an_idle_thread_keeps_nothing_of_what_it_ran_last(threads: Threads
     assert [one() for one in kept] == [None, None]
 
 
+async def test_a_cancelled_call_keeps_nothing_of_the_error_it_ended_with(threads: Threads) -> None:
+    class Value: ...
+
+    begun, go_on = threading.Event(), threading.Event()
+    kept: list[weakref.ref[Value]] = []
+
+    def fail() -> None:
+        value = Value()  # a traceback has it
+        kept.append(weakref.ref(value))
+        begun.set()
+        assert go_on.wait(PATIENCE)
+        raise OnPurposeError
+
+    gc.disable()
+    try:
+        task = asyncio.create_task(threads.run(fail))
+        await until(begun)
+        task.cancel()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        del task
+        deadline = time.monotonic() + 5
+        while kept[0]() is not None and time.monotonic() < deadline:
+            await asyncio.sleep(0.001)
+        assert kept[0]() is None
+    finally:
+        gc.enable()
+
+
+async def test_a_thread_that_can_not_be_started_is_an_error_of_its_call(
+    threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            await asyncio.wait_for(threads.run(int), PATIENCE)
+    assert await threads.run(int) == 0
+
+
+def test_calls_of_several_event_loops_that_wait_let_all_threads_in() -> None:
+    threads, running, together = Threads(4), Running(), threading.Barrier(2)
+
+    async def clients() -> None:
+        await asyncio.to_thread(together.wait, PATIENCE)
+
+        async def client() -> None:
+            for _ in range(50):
+                await threads.run(running)
+
+        await asyncio.gather(*(client() for _ in range(4)))
+
+    loops = [threading.Thread(target=asyncio.run, args=(clients(),)) for _ in range(2)]
+    for one in loops:
+        one.start()
+    for one in loops:
+        one.join(PATIENCE)
+    threads.close()
+    assert (running.now, running.most) == (0, 4)
+
+
 async def test_a_function_reaches_its_event_loop_through_anyio(threads: Threads) -> None:
     loop = asyncio.get_running_loop()
 

@@ -166,7 +166,7 @@ def test_c0_every_pragma_and_every_number_is_listed() -> None:
         assert listed(variable)
         assert argument == "url" or listed(argument)
     text = DEFAULTS.read_text(encoding="utf-8")
-    assert f"first {aiosqlite.PREFETCH} rows" in text
+    assert f"first {sum(aiosqlite.PREFETCH)} rows" in text
     assert f"After {connections.PING_AFTER:g} seconds of rest" in text
     assert f"for {health.ANSWERED_WITHIN:g} seconds before it asks again" in text
     assert f"question after {health.PROBE_TIMEOUT:g} seconds" in text

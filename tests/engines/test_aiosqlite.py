@@ -4,20 +4,23 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import AsyncIterator
+from contextlib import closing as closing_of
 from pathlib import Path
 from typing import Any
 
 import aiosqlite
 import pytest
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 from sqlalchemy.exc import OperationalError
 
 from fastapi_database import Database
-from fastapi_database.engines.aiosqlite import PREFETCH, Connection, connect
+from fastapi_database.engines.aiosqlite import LARGE, Connection, connect
+from fastapi_database.engines.aiosqlite import PREFETCH as STEPS
 
 PATIENCE = 30.0
+PREFETCH = sum(STEPS)
 NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {}) SELECT i FROM n WHERE i <= {}"
-COUNTS = [0, 1, PREFETCH - 1, PREFETCH, PREFETCH + 1, 3 * PREFETCH]
+COUNTS = [0, 1, 2, 10, PREFETCH - 1, PREFETCH, PREFETCH + 1, 3 * PREFETCH]
 pytestmark = pytest.mark.anyio
 
 
@@ -46,7 +49,7 @@ async def test_a_statement_is_one_hand_over_to_the_thread(db: Database, monkeypa
     execute = aiosqlite.Connection._execute
 
     async def note(self: Any, function: Any, *arguments: Any, **options: Any) -> Any:
-        handed.append(arguments[0].__name__)
+        handed.append(function._calls[0].func.__name__)
         return await execute(self, function, *arguments, **options)
 
     monkeypatch.setattr(aiosqlite.Connection, "_execute", note)
@@ -119,6 +122,9 @@ async def test_counts_and_keys_of_what_was_written_are_told(connection: Connecti
     assert [column[0] for column in cursor.description] == ["name"]
     assert await cursor.fetchall() == [("ADA",), ("BOB",), ("CY",)]
     await cursor.close()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed cursor"):
+        await cursor.execute("SELECT 1")
+    await cursor.close()
 
 
 @pytest.mark.parametrize("row", [1, PREFETCH, PREFETCH + 50])
@@ -155,6 +161,86 @@ async def test_what_a_cancellation_left_behind_is_rolled_back(connection: Connec
     assert connection.in_transaction
     await connection.rollback()
     assert not connection.in_transaction
+
+
+async def test_a_cursor_closed_while_its_cancelled_statement_is_on_its_way_lets_go_of_it(
+    connection: Connection, tmp_path: Path
+) -> None:
+    await connection.execute("PRAGMA journal_mode=wal")
+    await connection.execute("CREATE TABLE t (i INTEGER)")
+    cursor = await connection.cursor()
+    await cursor.executemany("INSERT INTO t VALUES (?)", [(number,) for number in range(2 * PREFETCH)])
+    await cursor.close()
+    begun, go_on = threading.Event(), threading.Event()
+
+    def busy() -> None:
+        begun.set()
+        assert go_on.wait(PATIENCE)
+
+    blocking = asyncio.create_task(connection._execute(busy))
+    assert await asyncio.to_thread(begun.wait, PATIENCE)
+    cursor = await connection.cursor()
+    reading = asyncio.create_task(cursor.execute("SELECT i FROM t"))
+    await asyncio.sleep(0)
+    reading.cancel()
+    closing = asyncio.create_task(cursor.close())
+    await asyncio.sleep(0)
+    go_on.set()
+    await asyncio.gather(blocking, closing)
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    with closing_of(sqlite3.connect(tmp_path / "one.db", isolation_level=None)) as other:
+        other.execute("INSERT INTO t VALUES (1)")
+        assert other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0  # nobody reads
+    with pytest.raises(sqlite3.ProgrammingError, match="closed cursor"):
+        await cursor.execute("SELECT 1")
+
+
+async def test_a_connection_that_is_dropped_ends_its_thread(tmp_path: Path) -> None:
+    connection = await connect(str(tmp_path / "one.db"), check_same_thread=False, isolation_level=None)
+    thread = connection._thread
+    cursor: Any = await connection.cursor()
+    await cursor.execute("SELECT 1")
+    assert await cursor.fetchall() == [(1,)]
+    await cursor.close()
+    kept = [cursor, connection]
+    del cursor, connection
+    with pytest.warns(ResourceWarning, match="deleted before being closed"):
+        kept.clear()
+    await asyncio.to_thread(thread.join, PATIENCE)
+    assert not thread.is_alive()
+
+
+async def test_large_values_are_not_fetched_before_they_are_asked_for(connection: Connection) -> None:
+    cursor: Any = await connection.cursor()
+    await cursor.execute(f"SELECT zeroblob({LARGE + 1}), i FROM ({numbers(PREFETCH)})")
+    assert len(cursor._rows) == 1
+    assert [row[1] for row in await cursor.fetchall()] == list(range(1, PREFETCH + 1))
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_a_closed_connection_keeps_no_lock_whoever_keeps_its_cursors(
+    db: Database, sqlite_url: str, kind: str
+) -> None:
+    dialect = db._resources.dialect
+    driver = "pysqlite" if kind == "sync" else "aiosqlite"
+    arguments = dialect.connect_arguments(driver, {})
+    place = make_url(sqlite_url).database
+    assert place is not None
+    kept: list[Any] = []
+    if kind == "sync":
+        raw = sqlite3.connect(place, **arguments)
+        kept.append(raw.execute("INSERT INTO t (name) SELECT 'Ada' UNION ALL SELECT 'Bob' RETURNING id"))
+        kept.append(kept[0].fetchone())
+        raw.close()
+    else:
+        arguments.pop("async_creator_fn")
+        opened = await connect(place, **arguments)
+        kept.append(opened._conn.execute("INSERT INTO t (name) SELECT 'Ada' UNION ALL SELECT 'Bob' RETURNING id"))
+        kept.append(kept[0].fetchone())
+        await opened.close()
+    with closing_of(sqlite3.connect(place, isolation_level=None, timeout=0)) as other:
+        other.execute("BEGIN IMMEDIATE")
 
 
 async def test_the_driver_connection_is_aiosqlites_with_all_it_can_do(db: Database) -> None:

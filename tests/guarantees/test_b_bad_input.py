@@ -81,8 +81,16 @@ def test_install_inside_the_lifespan_is_too_late(db: Database) -> None:
 
 def test_a_session_asked_for_outside_a_request_says_what_to_write(db: Database) -> None:
     for dependency in (db.session, db.async_session):
-        with pytest.raises(errors.OutsideRequest, match=r"with db\.begin\(\) as session:"):
-            asyncio.run(dependency())
+        called: Any = dependency
+        name = dependency.__name__
+        with pytest.raises(errors.OutsideRequest, match=rf"Depends\(db\.{name}\).*with db\.begin\(\) as session:"):
+            asyncio.run(called())
+        with pytest.raises(errors.OutsideRequest), called() as session:
+            session.execute(text("SELECT 1"))
+        with pytest.raises(errors.OutsideRequest):
+            next(called())
+        with pytest.raises(errors.OutsideRequest):
+            called().execute(text("SELECT 1"))
 
 
 def test_a_session_kept_after_its_block_says_so(db: Database) -> None:

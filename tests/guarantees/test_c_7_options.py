@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy
 from sqlalchemy import JSON, CreateEnginePlugin, insert, make_url, select, text
 from sqlalchemy.dialects import plugins
-from sqlalchemy.exc import InvalidRequestError, OperationalError, SAWarning
+from sqlalchemy.exc import DBAPIError, InvalidRequestError, OperationalError, SAWarning
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Query, Session, mapped_column
 from sqlalchemy.pool import NullPool, QueuePool
@@ -240,7 +240,7 @@ def test_c7_an_option_has_its_effect(sqlite_url: str, kind: Kind, name: str) -> 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_c7_echo_shows_the_sql_and_not_the_parameters(
+def test_c7_echo_shows_the_sql_with_its_parameters_and_errors_stay_without(
     sqlite_url: str, kind: Kind, caplog: pytest.LogCaptureFixture
 ) -> None:
     db = Database(sqlite_url, echo=True)
@@ -249,6 +249,16 @@ def test_c7_echo_shows_the_sql_and_not_the_parameters(
     lines = [record.getMessage() for record in caplog.records if record.name == "sqlalchemy.engine.Engine"]
     assert "SELECT ? AS greeting" in lines
     assert "COMMIT" in lines
+    assert any("s3cr3t-7f" in line for line in lines)
+    with pytest.raises(DBAPIError) as raised:
+        work(db, kind, lambda session: session.execute(text("SELECT :name FROM nowhere"), {"name": "s3cr3t-7f"}))
+    assert "s3cr3t-7f" not in str(raised.value)
+    assert "parameters hidden" in str(raised.value)
+    db.close()
+    caplog.clear()
+    db = Database(sqlite_url, echo=True, hide_parameters=True)
+    work(db, kind, lambda session: session.execute(query, {"name": "s3cr3t-7f"}))
+    assert "SELECT ? AS greeting" in caplog.text
     assert "s3cr3t-7f" not in caplog.text
     db.close()
     caplog.clear()

@@ -1,7 +1,7 @@
 """One installation: several databases, mounted applications, routers in routers, overrides, tasks, order."""
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
@@ -11,7 +11,9 @@ import fastapi
 import pytest
 from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException
 from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
+from pydantic import BaseModel, ConfigDict
 from sqlalchemy import ForeignKey
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -20,6 +22,13 @@ from starlette.middleware.base import BaseHTTPMiddleware
 
 from apps.notes import Base, Note, notes
 from fastapi_database import APIRouter, Database, DatabaseRoute, errors, transaction
+
+
+class Out(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    id: int
+    text: str
 
 
 def add_routes(router: Any, database: Database, prefix: str = "") -> None:
@@ -67,6 +76,74 @@ def test_install_works_before_and_after_routers_and_middleware(kind: Any, db: Da
         assert client.post("/async/b").status_code == 409
         assert client.post("/fails/c").status_code == 400
     assert notes(db) == ["a", "b"]
+
+
+def every_route(app: FastAPI, database: Database) -> None:
+    """Register routes of the application itself, with every kind of option and endpoint."""
+    add_routes(app, database)
+    returned = Annotated[Session, Depends(database.session)]
+
+    @app.post("/returned/{text}", status_code=201, response_model=Out, tags=["a"], summary="Adds", operation_id="add")
+    def returned_before_it_is_flushed(text: str, session: returned) -> Note:
+        row = Note(text=text)
+        session.add(row)
+        return row
+
+    @app.get("/rows", responses={404: {"model": Out}}, response_model_exclude={"text"}, include_in_schema=True)
+    def rows(session: returned) -> list[Out]:
+        """Give all rows."""
+        return [Out.model_validate(one) for one in session.query(Note)]
+
+    @app.get("/plain", response_class=PlainTextResponse, deprecated=True, dependencies=[Depends(database.session)])
+    async def plain() -> str:
+        return "plain"
+
+    @app.get("/stream", dependencies=[Depends(database.session)])
+    def stream() -> Iterator[Out]:
+        yield Out(id=1, text="a")
+
+    @app.api_route("/both", methods=["GET"], name="two words")
+    def both() -> dict[str, int]:
+        return {"one": 1}
+
+
+def test_routes_of_the_application_that_were_there_before_install_are_the_same(tmp_path: Path) -> None:
+    """Nothing of a route but its class depends on whether it was registered before or after."""
+    seen: list[Any] = []
+    for place, installed_first in enumerate((True, False)):
+        database, app = Database(f"sqlite:///{tmp_path}/{place}.db", models=Base), FastAPI()
+        database.create_all()
+        if installed_first:
+            database.install(app)
+        every_route(app, database)
+        if not installed_first:
+            database.install(app)
+        with TestClient(app) as client:
+            answers = [
+                client.request(method, path)
+                for method, path in (
+                    *(("POST", path) for path in ("/returned/a", "/returned/a", "/notes/b", "/async/c", "/fails/d")),
+                    *(("GET", path) for path in ("/rows", "/plain", "/stream", "/both", "/openapi.json", "/docs")),
+                    ("DELETE", "/both"),
+                )
+            ]
+        seen.append([(one.status_code, one.text) for one in answers])
+        assert answers[0].json() == {"id": 1, "text": "a"}
+        assert [one.status_code for one in answers] == [201, 409, 201, 201, 400, *[200] * 6, 405]
+        assert notes(database) == ["a", "b", "c"]
+        database.close()
+    assert seen[0] == seen[1]
+
+
+def test_routes_of_another_class_are_left_as_they_are(db: Database) -> None:
+    class Own(APIRoute): ...
+
+    def nothing() -> None: ...
+
+    app = FastAPI()
+    app.router.add_api_route("/own", nothing, route_class_override=Own)
+    db.install(app)
+    assert [type(route) for route in app.routes if isinstance(route, APIRoute)] == [Own]
 
 
 @pytest.mark.parametrize("kind", ROUTERS)

@@ -192,7 +192,8 @@ class Connections:
         own = self._options_of.get(url.get_driver_name(), set())
         others = {name for names in self._options_of.values() for name in names} - own
         given = {name: value for name, value in self._settings.engine_options.items() if name not in others}
-        options: dict[str, Any] = {"hide_parameters": True, **given}
+        # Who turns the echo on wants to see what is sent; hide_values keeps the values out of errors all the same.
+        options: dict[str, Any] = {"hide_parameters": not given.get("echo"), **given}
         if "pool" not in options and options.get("poolclass") is None:
             options |= {
                 "poolclass": pool,

@@ -64,6 +64,11 @@ class _Call:
             self.loop.call_soon_threadsafe(self._deliver, value, error)
         del error  # its traceback has this frame: do not leave the cycle to the garbage collector
 
+    def fail(self, error: BaseException) -> None:
+        """Have the error raised where the function was to be run."""
+        with suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(self._deliver, None, error)
+
     def _deliver(self, value: Any, error: BaseException | None) -> None:
         self.done, self.value, self.error = True, value, error
         if not self.wake.done():
@@ -124,6 +129,8 @@ class Threads:
             if self._has_room():
                 self._start(call)
             else:
+                if not self._looking:
+                    self._looked = (time.monotonic(), time.process_time())  # what it did before does not count
                 self._waiting.append(call)
                 self._look_later(loop)
         try:
@@ -132,6 +139,7 @@ class Threads:
             on_cancel()
             await call.finished()
             if not result_stands(context):
+                call.value = call.error = None  # its traceback may have what the call has
                 raise
         result: T = call.result()
         return result
@@ -160,9 +168,14 @@ class Threads:
             return
         inbox: _Inbox = SimpleQueue()
         inbox.put(call)
-        threading.Thread(
+        thread = threading.Thread(
             target=self._work, args=(inbox, self._generation), name="fastapi-database", daemon=True
-        ).start()
+        )
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system has no thread left
+            self._running.remove(call)
+            call.fail(error)
 
     def _take(self, call: _Call) -> None:
         call.started = time.monotonic()
@@ -195,7 +208,6 @@ class Threads:
         """Have each loop whose calls wait look at what the process did meanwhile; any of them may be closed."""
         if loop not in self._looking:
             self._looking.add(loop)
-            self._looked = (time.monotonic(), time.process_time())  # what it did before does not count
             loop.call_later(LOOK, self._serve, loop)
 
     def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -212,7 +224,7 @@ class Threads:
     def _look(self) -> None:
         """Set how many may run by what the process did since the last look."""
         now, (before, used_before) = time.monotonic(), self._looked
-        if now - before < LOOK:
+        if now - before < LOOK / 2:  # another loop has looked, and timers may come a little early
             return
         used = time.process_time()
         self._looked = (now, used)

@@ -126,6 +126,11 @@ class Unit(ABC):
         """Whether this unit has, or may load, anything an answer is made of."""
         return self.needs_io or self.fatal is not None or len(self.session.identity_map) > 0
 
+    @property
+    def in_use(self) -> bool:
+        """Whether another task is in the middle of a statement, which has to be stopped before the end."""
+        return False
+
     def bind(self, clause: Any) -> Engine:
         """Give the engine for a statement, once this unit may use one. Every statement passes here."""
         self.refuse_if_ended()
@@ -319,6 +324,10 @@ class AsyncUnit(Unit):
             except asyncio.CancelledError:
                 await finish_despite_cancellation(asyncio.ensure_future(greenlet_spawn(self.finish, commit=False)))
                 raise
+
+    @property
+    def in_use(self) -> bool:
+        return self.running_elsewhere() is not None
 
     async def _stop_the_other(self) -> None:
         """Cancel a statement that another task still runs: nobody is left to hear its answer."""

@@ -15,14 +15,17 @@ from __future__ import annotations
 import functools
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import aiosqlite
 from aiosqlite.context import contextmanager
 
-PREFETCH = 100
-"""Rows that come along with the execution. More than most answers have, and little memory for one that streams."""
+PREFETCH = (1, 9, 90)
+"""Rows that come along with the execution, in this many steps: most answers have fewer than all of them."""
+
+LARGE = 10_000
+"""Characters or bytes of one value after which no further step is made: a stream asks for little memory at a time."""
 
 
 class Cursor(aiosqlite.Cursor):
@@ -36,14 +39,18 @@ class Cursor(aiosqlite.Cursor):
 
     async def execute(self, sql: str, parameters: Iterable[Any] | None = None) -> Cursor:
         """Execute a statement and fetch its first rows."""
-        await self._execute(self._execute_and_fetch, sql, parameters or ())  # type: ignore[no-untyped-call]  # pyright: ignore[reportUnknownMemberType]
+        self._rows.clear()
+        self._through = False  # whatever becomes of the call: a cancelled one is still on its way
+        given = () if parameters is None else parameters
+        await self._execute(self._execute_and_fetch, sql, given)  # type: ignore[no-untyped-call]  # pyright: ignore[reportUnknownMemberType]
         return self
 
     async def executemany(self, sql: str, parameters: Iterable[Iterable[Any]]) -> Cursor:
         """Execute a statement for each set of parameters."""
         self._rows.clear()
-        self._through = True
+        self._through = False
         await super().executemany(sql, parameters)
+        self._through = True
         return self
 
     async def fetchone(self) -> Any:
@@ -72,17 +79,26 @@ class Cursor(aiosqlite.Cursor):
         return rows
 
     async def close(self) -> None:
-        """Let go of the statement; SQLite itself has done so after the last row."""
+        """Let go of the statement; after its last row SQLite has done so, and there is nothing to wait for."""
         self._rows.clear()
-        if not self._through:
+        if self._through:
+            self._cursor.close()
+        else:
             await super().close()
+            self._rows.clear()  # a cancelled execution may have come in between
 
-    def _execute_and_fetch(self, sql: str, parameters: Iterable[Any]) -> None:
-        self._rows.clear()
-        self._through = False
-        self._cursor.execute(sql, parameters)  # type: ignore[arg-type]
-        self._rows.extend(self._cursor.fetchmany(PREFETCH))
-        self._through = len(self._rows) < PREFETCH
+    def _execute_and_fetch(self, sql: str, parameters: Any) -> None:
+        self._cursor.execute(sql, parameters)
+        for step in PREFETCH:
+            rows = self._cursor.fetchmany(step)
+            self._rows.extend(rows)
+            self._through = len(rows) < step
+            if self._through or _is_large(rows[-1]):
+                return
+
+
+def _is_large(row: Sequence[Any]) -> bool:
+    return any(isinstance(value, str | bytes) and len(value) > LARGE for value in row)
 
 
 class Connection(aiosqlite.Connection):
@@ -91,8 +107,7 @@ class Connection(aiosqlite.Connection):
     def __init__(self, connector: Callable[[], sqlite3.Connection], iter_chunk_size: int) -> None:
         super().__init__(connector, iter_chunk_size)
         self._thread.daemon = True  # as SQLAlchemy has it: a process ends without closing
-        self._asked = 0
-        self._done = 0
+        self._count = _Count()
 
     @contextmanager
     async def cursor(self) -> aiosqlite.Cursor:
@@ -101,18 +116,38 @@ class Connection(aiosqlite.Connection):
 
     async def rollback(self) -> None:
         """Roll back. With nothing begun, and nothing on its way that a cancellation left behind, there is no need."""
-        if self._asked != self._done or self.in_transaction:
+        if self._count.asked != self._count.done or self.in_transaction:
             await super().rollback()
 
     async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        self._asked += 1
-        return await super()._execute(self._run, fn, *args, **kwargs)  # type: ignore[no-untyped-call]  # pyright: ignore[reportUnknownMemberType]
+        self._count.asked += 1
+        errand = _Errand(functools.partial(fn, *args, **kwargs), self._count)
+        return await super()._execute(errand)  # type: ignore[no-untyped-call]  # pyright: ignore[reportUnknownMemberType]
 
-    def _run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+
+class _Count:
+    """What a connection asked of its thread, and what is done; each written by one thread."""
+
+    __slots__ = ("asked", "done")
+
+    def __init__(self) -> None:
+        self.asked = self.done = 0
+
+
+class _Errand:
+    """One call in the thread. It forgets what it called: the thread has it until the next, and so would keep all."""
+
+    __slots__ = ("_calls", "_count")
+
+    def __init__(self, call: Callable[[], Any], count: _Count) -> None:
+        self._calls = [call]
+        self._count = count
+
+    def __call__(self) -> Any:
         try:
-            return function(*args, **kwargs)
+            return self._calls.pop()()
         finally:
-            self._done += 1
+            self._count.done += 1
 
 
 def connect(database: str, *, iter_chunk_size: int = 64, **options: Any) -> Connection:

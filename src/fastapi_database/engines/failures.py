@@ -10,7 +10,7 @@ from __future__ import annotations
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine, ExceptionContext
 
-from fastapi_database.errors import TransactionAborted
+from fastapi_database.errors import SCHEMA_MISMATCH, TransactionAborted, problem_for
 
 UNIT = "fastapi_database_unit"
 """The execution option that marks the engines of units of work; on others SQLAlchemy's own rules hold."""
@@ -18,6 +18,11 @@ UNIT = "fastapi_database_unit"
 ABORTED = (
     "COMMIT was refused: a statement of this transaction had failed, and what it was part of is incomplete. Let the "
     "error pass, or run the statement that may fail inside `with session.begin_nested():`"
+)
+
+MISMATCH = (
+    "A table or column that this statement names does not exist here: run your migrations; in a demo or a test call "
+    "db.create_all(), with models= given and the models imported [schema-mismatch]"
 )
 
 _FAILED = "fastapi_database_failed"
@@ -41,6 +46,9 @@ def _begin(connection: Connection) -> None:
 
 
 def _fail(context: ExceptionContext) -> None:
+    wrapped = context.sqlalchemy_exception
+    if wrapped is not None and problem_for(wrapped) is SCHEMA_MISMATCH:
+        wrapped.add_note(MISMATCH)
     connection = context.connection
     if connection is not None and not connection.closed and not connection.invalidated:
         connection.info[_FAILED] = True

@@ -7,6 +7,7 @@ import sqlite3
 import uuid
 import weakref
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, ClassVar
 from urllib.parse import unquote, urlsplit
 
@@ -29,6 +30,42 @@ PRAGMAS: Mapping[str, str] = {
 
 _BEGIN = "fastapi_database_begin"
 _PRIMARY = 0xFF  # the part of an extended result code that says what it is about: https://sqlite.org/rescode.html
+
+
+class ClosingConnection(sqlite3.Connection):
+    """A connection that lets go of its file when it is closed.
+
+    SQLite keeps a connection open, with its lock, for as long as a statement is in the middle of its rows:
+    https://sqlite.org/c3ref/close.html. The traceback of a cancellation may hold such a cursor until the garbage
+    collector comes by.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._cursors: weakref.WeakSet[sqlite3.Cursor] = weakref.WeakSet()
+
+    def cursor(self, *arguments: Any, **options: Any) -> Any:
+        """Make a cursor, and remember it."""
+        cursor = super().cursor(*arguments, **options)
+        self._cursors.add(cursor)
+        return cursor
+
+    def execute(self, *arguments: Any) -> sqlite3.Cursor:
+        """Execute in a new cursor; the driver would make one behind our back."""
+        cursor: sqlite3.Cursor = self.cursor()
+        return cursor.execute(*arguments)
+
+    def executemany(self, *arguments: Any) -> sqlite3.Cursor:
+        """Execute for each set of parameters in a new cursor."""
+        cursor: sqlite3.Cursor = self.cursor()
+        return cursor.executemany(*arguments)
+
+    def close(self) -> None:
+        """Close the cursors, then the connection."""
+        for cursor in list(self._cursors):
+            with suppress(sqlite3.ProgrammingError):  # closed with its connection, by a second call
+                cursor.close()
+        super().close()
 
 
 class SQLite(Dialect):
@@ -71,6 +108,7 @@ class SQLite(Dialect):
             "timeout": BUSY_TIMEOUT,
             # A unit's connection moves between threads, one at a time; sqlite3 is compiled for that.
             "check_same_thread": False,
+            "factory": ClosingConnection,
         }
         # isolation_level=None: sqlite3 starts no transaction by itself, we emit BEGIN. Its own mode starts
         # them too late (a SELECT runs outside), which breaks savepoints and read consistency.

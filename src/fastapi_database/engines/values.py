@@ -40,6 +40,7 @@ def _hide(context: ExceptionContext) -> None:
     if wrapped is not None and not isinstance(wrapped, sa.DBAPIError):
         _hide_refused_value(error)
     if isinstance(wrapped, sa.StatementError):
+        wrapped.hide_parameters = True  # with echo=True the engine itself shows them
         kind = type(error)
         wrapped.args = (f"({kind.__module__}.{kind.__name__}) {error.args[0] if error.args else ''}",)
 

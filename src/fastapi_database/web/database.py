@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import functools
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import APIRouter, FastAPI
 from sqlalchemy.engine import URL
@@ -21,7 +23,36 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session
 
+R = TypeVar("R")
+
 _OUTSIDE: HTTPConnection = HTTPConnection({"type": "http"})  # what a session dependency gets when FastAPI gives none
+
+
+def _of_a_request(
+    kind: Kind,
+) -> Callable[[Callable[[Database, HTTPConnection], Coroutine[Any, Any, R]]], Callable[..., Coroutine[Any, Any, R]]]:
+    """Mark a dependency with the kind of session it gives, and refuse at once to be called by hand.
+
+    A coroutine function would only say that a coroutine is no context manager: ``with db.session() as session:``.
+    """
+
+    def decorate(
+        function: Callable[[Database, HTTPConnection], Coroutine[Any, Any, R]],
+    ) -> Callable[..., Coroutine[Any, Any, R]]:
+        @functools.wraps(function)  # through which FastAPI sees that it is to be awaited
+        def call(db: Database, connection: HTTPConnection = _OUTSIDE) -> Coroutine[Any, Any, R]:
+            if connection is _OUTSIDE:
+                raise OutsideRequest(
+                    f"db.{function.__name__} was called outside a request; it is a dependency: "
+                    f"Depends(db.{function.__name__}). Elsewhere write `with db.begin() as session:` or "
+                    "`async with db.begin() as session:`"
+                )
+            return function(db, connection)
+
+        call.gives_session = kind  # type: ignore[attr-defined]
+        return call
+
+    return decorate
 
 
 class Database(CoreDatabase):
@@ -80,6 +111,7 @@ class Database(CoreDatabase):
         """
         install(self._resources, app)
 
+    @_of_a_request(Kind.SYNC)
     async def session(self, connection: HTTPConnection = _OUTSIDE) -> Session:
         """Give the request's ``Session``: ``Depends(db.session)``, for ``def`` endpoints and dependencies.
 
@@ -90,6 +122,7 @@ class Database(CoreDatabase):
         """
         return await self._units(connection).sync_session(self._resources)
 
+    @_of_a_request(Kind.ASYNC)
     async def async_session(self, connection: HTTPConnection = _OUTSIDE) -> AsyncSession:
         """Give the request's ``AsyncSession``: ``Depends(db.async_session)``, for ``async def`` endpoints.
 
@@ -107,11 +140,6 @@ class Database(CoreDatabase):
         return health_router(self._resources)
 
     def _units(self, connection: HTTPConnection) -> RequestUnits:
-        if connection is _OUTSIDE:
-            raise OutsideRequest(
-                "db.session was called outside a request; it is a dependency: Depends(db.session). Elsewhere write "
-                "`with db.begin() as session:` or `async with db.begin() as session:`"
-            )
         units: RequestUnits | None = connection.scope.get(SCOPE_KEY)
         if units is None:
             raise NotInstalled(
@@ -119,10 +147,6 @@ class Database(CoreDatabase):
                 "application is made; without it nobody would commit or close the session"
             )
         return units
-
-
-Database.session.gives_session = Kind.SYNC  # type: ignore[attr-defined]
-Database.async_session.gives_session = Kind.ASYNC  # type: ignore[attr-defined]
 
 
 def _refuse_inside_request() -> None:

@@ -46,6 +46,7 @@ def _prepare(app: FastAPI) -> Installation:
     app.user_middleware.append(Middleware(DatabaseMiddleware, installation=installation))
     if app.router.route_class is APIRoute:
         app.router.route_class = DatabaseRoute
+        internals.rebuild_routes(app, DatabaseRoute)
     return installation
 
 

@@ -20,6 +20,8 @@ Seen in FastAPI 0.163.0 to 0.165.0 with Starlette 1.7 to 1.10. Each detail has a
 * ``fastapi.routing.run_endpoint_function``, ``fastapi.telemetry._api._run_sync_endpoint`` and
   ``fastapi.dependencies.utils.solve_dependencies``: the functions below which a request is handled.
 * ``FastAPI.middleware_stack``: None until the application has started.
+* ``APIRoute``'s attributes: it keeps each argument it was made with under the argument's name, so that a route can be
+  made again in another class.
 """
 
 from __future__ import annotations
@@ -299,6 +301,18 @@ def _declared(route: Any, path: str, dependant: Dependant) -> Declared:
     methods = "WebSocket" if websocket else "/".join(sorted(route.methods))
     endpoint = getattr(route.endpoint, ENDPOINT, route.endpoint)
     return Declared(f"{methods} {path}", endpoint, dependant, websocket)
+
+
+def rebuild_routes(app: FastAPI, kind: type[APIRoute]) -> None:
+    """Make the application's own routes that are there already again, in another class, each in its place.
+
+    Those that stream are left: a class makes no difference to them that :func:`add_last_dependency` does not make.
+    """
+    names = set(inspect.signature(APIRoute).parameters) - {"path", "endpoint"}
+    for place, route in enumerate(app.router.routes):
+        if type(route) is APIRoute and not is_generator(route.endpoint):
+            arguments = {name: getattr(route, name) for name in names}
+            app.router.routes[place] = kind(route.path, route.endpoint, **arguments)
 
 
 def has_started(app: FastAPI) -> bool:

@@ -91,10 +91,12 @@ class _Conversation:
                 logger.error("%s failed after its answer had begun: %r", units, error)  # noqa: TRY400
             raise
         finally:
-            if units.pending:
-                await units.abandon()
-            if self._outermost:
-                units.close()
+            try:
+                if units.pending:
+                    await units.abandon()
+            finally:
+                if self._outermost:
+                    units.close()
 
     async def _call(self) -> None:
         await self._app(self._scope, self._receive, self._forward)

@@ -153,7 +153,9 @@ class _Step:
             preload(value, self._answer.route.response_model)
         response = self._answer.response(value, self._solved)
         # A response with a life of its own (a file, a stream) may fail before it starts: then the middleware decides.
-        if self._finishes and type(response).__call__ is Response.__call__:
+        # So it does when a task of the endpoint's still uses the session: only it can wait for the task to stop.
+        lasts = type(response).__call__ is not Response.__call__ or any(unit.in_use for unit in units)
+        if self._finishes and not lasts:
             for unit in units:
                 unit.finish(commit=self._commits(response.status_code))
         return response
