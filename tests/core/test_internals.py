@@ -44,6 +44,7 @@ DOCUMENTED = {
     "QueuePool",
     "AsyncAdaptedQueuePool",
     "LoaderCriteriaOption",
+    "RelationshipProperty",
 }
 
 
@@ -258,6 +259,20 @@ def test_an_object_knows_whether_its_query_said_how_an_attribute_loads(engine: A
                 session.expunge_all()
                 (guest,) = session.scalars(select(Guest).options(*options))
                 assert internals.has_own_loader(orm_inspect(guest), "friends") is expected, options
+
+
+def test_the_attribute_a_lazy_load_is_for_is_found_on_the_stack() -> None:
+    assert internals.attribute_being_read() is None
+    found: list[Any] = []
+    engine = create_engine("sqlite://")
+    Base.metadata.create_all(engine)
+    with Session(engine) as session:
+        session.add(Guest(name="Ada"))
+        session.commit()
+        (guest,) = session.scalars(select(Guest)).all()
+        event.listen(session, "do_orm_execute", lambda _: found.append(internals.attribute_being_read()))
+        _ = guest.friends
+    assert found == [("Guest.friends", "selectinload(Guest.friends)")]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ Seen in SQLAlchemy 2.0.50 to 2.0.58 and 2.1.0 to 2.1.9, and in AnyIO 4.16. Each 
 * ``__sqlalchemy_greenlet_provider__``: marks the greenlets in which ``await_only`` works.
 * ``Session.dispatch.do_orm_execute``: whether somebody listens to statements.
 * ``InstanceState.load_options`` and ``.callables``: the loader options of the query an object came from.
+* ``sqlalchemy.orm.interfaces.LoaderStrategy.parent_property``: the attribute a lazy load is for, found on the stack.
 * ``_sqla_logger_namespace``: the name under which a pool logs.
 * ``sqlalchemy.util.get_cls_kwargs``: the options a dialect takes, as ``create_engine`` finds them.
 * ``sqlalchemy.util.await_only`` and ``greenlet_spawn``: the bridge between the two worlds; widely used.
@@ -27,6 +28,7 @@ Seen in SQLAlchemy 2.0.50 to 2.0.58 and 2.1.0 to 2.1.9, and in AnyIO 4.16. Each 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 import traceback
 from collections.abc import Callable
@@ -196,6 +198,22 @@ def criteria(state: InstanceState[Any]) -> tuple[LoaderCriteriaOption, ...]:
 def has_own_loader(state: InstanceState[Any], key: str) -> bool:
     """Tell whether the query an object came from said how this attribute loads: ``raiseload()``, ``lazyload()``."""
     return key in state.callables
+
+
+def attribute_being_read() -> tuple[str, str] | None:
+    """Give the attribute whose lazy load is below this call, and the option that loads it with the query."""
+    from sqlalchemy.orm import RelationshipProperty  # noqa: PLC0415 - the ORM is not imported with the package
+    from sqlalchemy.orm.interfaces import LoaderStrategy  # noqa: PLC0415
+
+    frame = inspect.currentframe()
+    while frame is not None:
+        strategy = frame.f_locals.get("self")
+        if isinstance(strategy, LoaderStrategy):
+            read = strategy.parent_property
+            option = "selectinload" if isinstance(read, RelationshipProperty) else "undefer"
+            return str(read), f"{option}({read})"
+        frame = frame.f_back
+    return None
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:

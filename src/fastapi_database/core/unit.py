@@ -23,7 +23,13 @@ from sqlalchemy.sql.expression import FunctionElement, SelectBase, TextClause
 from fastapi_database.core.admission import REFUSALS, Admission, Ticket, admitted, refused
 from fastapi_database.core.cancellation import finish_despite_cancellation, nothing
 from fastapi_database.core.connections import Connections
-from fastapi_database.core.internals import await_only, current_greenlet, greenlet_spawn, running_loop
+from fastapi_database.core.internals import (
+    attribute_being_read,
+    await_only,
+    current_greenlet,
+    greenlet_spawn,
+    running_loop,
+)
 from fastapi_database.errors import (
     ConcurrentUse,
     FastAPIDatabaseError,
@@ -346,9 +352,10 @@ class AsyncUnit(Unit):
     def check_context(self) -> None:
         current = current_greenlet()
         if current is None:
+            attribute, option = attribute_being_read() or ("something", "selectinload(...)")
             raise LoadOutsideSession(
-                f"the async session of {self.owner} had to load something where nothing can await it: an attribute "
-                "not loaded yet was read. Load it with the query (`.options(selectinload(...))`), or read it inside "
+                f"the async session of {self.owner} had to load {attribute} where nothing can await it: an attribute "
+                f"not loaded yet was read. Load it with the query (`.options({option})`), or read it inside "
                 "`await session.run_sync(...)`; a route of `fastapi_database.APIRouter` loads what its response needs"
             )
         operation = self._operation
