@@ -272,6 +272,7 @@ def test_the_attribute_a_lazy_load_is_for_is_found_on_the_stack() -> None:
         (guest,) = session.scalars(select(Guest)).all()
         event.listen(session, "do_orm_execute", lambda _: found.append(internals.attribute_being_read()))
         _ = guest.friends
+    engine.dispose()
     assert found == [("Guest.friends", "selectinload(Guest.friends)")]
 
 

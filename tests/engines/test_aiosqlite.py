@@ -196,6 +196,31 @@ async def test_a_cursor_closed_while_its_cancelled_statement_is_on_its_way_lets_
         await cursor.execute("SELECT 1")
 
 
+async def test_what_was_opened_when_nobody_waited_any_more_is_closed(tmp_path: Path) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    closed: list[bool] = []
+
+    class Slow(sqlite3.Connection):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            begun.set()
+            assert go_on.wait(PATIENCE)
+            super().__init__(*arguments, **options)
+
+        def close(self) -> None:
+            closed.append(True)
+            super().close()
+
+    connection = connect(str(tmp_path / "one.db"), check_same_thread=False, factory=Slow)
+    opening = asyncio.ensure_future(connection)
+    assert await asyncio.to_thread(begun.wait, PATIENCE)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    go_on.set()
+    await asyncio.to_thread(connection._thread.join, PATIENCE)
+    assert closed == [True]
+
+
 async def test_a_connection_that_is_dropped_ends_its_thread(tmp_path: Path) -> None:
     connection = await connect(str(tmp_path / "one.db"), check_same_thread=False, isolation_level=None)
     thread = connection._thread

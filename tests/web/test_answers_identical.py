@@ -4,6 +4,7 @@ import asyncio
 import json
 from typing import Annotated, Any
 
+import fastapi.routing
 import pytest
 from fastapi import Depends, FastAPI
 from fastapi.routing import APIRoute
@@ -20,6 +21,12 @@ SESSIONS = ["no session", "sync session", "async session"]
 KINDS = ["def", "async def"]
 KEPT: list[Application] = []
 """FastAPI remembers where an endpoint stands by its id (seen in 0.163 and later): none may be used twice."""
+
+
+@pytest.fixture(autouse=True)
+def no_endpoint_of_before() -> None:
+    """Have FastAPI forget the endpoints of other tests, whose ids may be used again."""
+    getattr(fastapi.routing, "_endpoint_context_cache", {}).clear()
 
 
 def test_there_are_enough_variants() -> None:

@@ -6,12 +6,13 @@ what needs no thread is done without one. Whoever asks SQLAlchemy for the driver
 class, with all it can do.
 
 Seen in aiosqlite 0.22.1, the oldest and the newest that is taken, and not documented: ``Connection._execute``, through
-which every hand-over goes, ``._conn`` and ``._thread``, and ``Cursor._cursor``. Tests in
+which every hand-over goes, ``._conn``, ``._connection``, ``._tx`` and ``._thread``, and ``Cursor._cursor``. Tests in
 ``tests/engines/test_aiosqlite.py``.
 """
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import sqlite3
 from collections import deque
@@ -105,7 +106,8 @@ class Connection(aiosqlite.Connection):
     """A connection that goes to its thread only where SQLite is asked something."""
 
     def __init__(self, connector: Callable[[], sqlite3.Connection], iter_chunk_size: int) -> None:
-        super().__init__(connector, iter_chunk_size)
+        self._opening = _Opening(connector)
+        super().__init__(self._opening, iter_chunk_size)
         self._thread.daemon = True  # as SQLAlchemy has it: a process ends without closing
         self._count = _Count()
 
@@ -113,6 +115,12 @@ class Connection(aiosqlite.Connection):
     async def cursor(self) -> aiosqlite.Cursor:
         """Make a cursor."""
         return Cursor(self, self._conn.cursor())
+
+    def stop(self) -> asyncio.Future[Any] | None:
+        """End the thread, and close what it opened after nobody waited for it any more."""
+        if self._connection is None:
+            self._tx.put_nowait((None, self._opening.close))  # pyright: ignore[reportUnknownMemberType]
+        return super().stop()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
     async def rollback(self) -> None:
         """Roll back. With nothing begun, and nothing on its way that a cancellation left behind, there is no need."""
@@ -123,6 +131,22 @@ class Connection(aiosqlite.Connection):
         self._count.asked += 1
         errand = _Errand(functools.partial(fn, *args, **kwargs), self._count)
         return await super()._execute(errand)  # type: ignore[no-untyped-call]  # pyright: ignore[reportUnknownMemberType]
+
+
+class _Opening:
+    """The connection that is opened, of which aiosqlite hears nothing when it was cancelled meanwhile."""
+
+    def __init__(self, connector: Callable[[], sqlite3.Connection]) -> None:
+        self._connector = connector
+        self._opened: sqlite3.Connection | None = None
+
+    def __call__(self) -> sqlite3.Connection:
+        self._opened = self._connector()
+        return self._opened
+
+    def close(self) -> None:
+        if self._opened is not None:
+            self._opened.close()
 
 
 class _Count:
