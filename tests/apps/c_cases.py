@@ -71,12 +71,11 @@ def endpoint(db: Database, kind: Kind, function: Callable[[Session], T]) -> Call
 
 @contextmanager
 def recorded() -> Iterator[list[str]]:
-    """Collect the statements that every engine of this process sends; BEGIN and the like are not counted."""
+    """Collect the statements that every engine of this process sends; BEGIN and the like are none."""
     statements: list[str] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if not statement.startswith("BEGIN"):
-            statements.append(statement)
+        statements.append(statement)
 
     with listening(Engine, "before_cursor_execute", note):
         yield statements

@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import anyio
@@ -33,7 +34,9 @@ from sqlalchemy.orm import (
 from sqlalchemy.pool import QueuePool
 
 from fastapi_database.core import internals
-from fastapi_database.engines.internals import asyncpg_socket
+from fastapi_database.engines import internals as engine_internals
+from fastapi_database.engines.internals import OptionEngine, asyncpg_socket
+from fastapi_database.engines.transactions import Transactions, watch
 from support.postgres import PostgreSQL
 
 DOCUMENTED = {
@@ -67,11 +70,16 @@ def engine(sqlite_url: str) -> Iterator[Any]:
     engine.dispose()
 
 
-def test_every_detail_is_listed_with_its_versions() -> None:
-    listed = inspect.getdoc(internals) or ""
-    assert re.search(r"AnyIO 4[\d.]+", listed)
+@pytest.mark.parametrize(
+    ("module", "other"),
+    [(internals, r"AnyIO 4[\d.]+"), (engine_internals, r"asyncpg 0[\d.]+ to 0[\d.]+")],
+    ids=["core", "engines"],
+)
+def test_every_detail_is_listed_with_its_versions(module: ModuleType, other: str) -> None:
+    listed = inspect.getdoc(module) or ""
+    assert re.search(other, listed)
     assert re.search(r"Seen in SQLAlchemy 2\.0[\d.]+ to 2\.0[\d.]+ and 2\.1[\d.]+ to 2\.1[\d.]+", listed)
-    source = Path(internals.__file__).read_text()
+    source = Path(module.__file__ or "").read_text()
     taken = {
         alias.name
         for node in ast.walk(ast.parse(source))
@@ -288,9 +296,36 @@ def test_the_options_of_a_dialect_are_those_of_its_classes(driver: str, option: 
     assert option in internals.get_cls_kwargs(make_url(f"{driver}://").get_dialect())
 
 
-def test_the_socket_of_an_asyncpg_connection_is_its_own(postgresql: PostgreSQL) -> None:
-    """The one detail of engines/internals.py."""
+def test_an_option_engine_shares_what_its_engine_has_and_hears_what_its_listeners_hear(engine: Any) -> None:
+    heard: list[object] = []
+    made_before = OptionEngine(engine, {})
+    event.listen(engine, "begin", heard.append)
+    with made_before.begin() as connection:
+        connection.execute(text("SELECT 1"))
+        assert heard == [connection]
+    assert (made_before.pool, made_before.dialect, made_before.url) == (engine.pool, engine.dialect, engine.url)
+    assert type(engine.execution_options()) is OptionEngine
 
+
+def test_the_class_of_a_dialect_can_be_exchanged_before_it_is_used(engine: Any) -> None:
+    class Hooks(Transactions):
+        def do_commit(self, dbapi_connection: Any) -> None:
+            committed.append(dbapi_connection.info)
+            super().do_commit(dbapi_connection)
+
+    committed: list[object] = []
+    before = type(engine.dialect)
+    watch(engine, Hooks)
+    assert isinstance(engine.dialect, before)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE t (id INTEGER)"))
+        info = connection.info
+    assert committed == [info]
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM t")) == 0
+
+
+def test_the_socket_of_an_asyncpg_connection_is_its_own(postgresql: PostgreSQL) -> None:
     async def ports() -> tuple[int, int]:
         connection = await asyncpg.connect(postgresql.url())
         descriptor = asyncpg_socket(connection)

@@ -11,10 +11,11 @@ from typing import Annotated, Any
 import pytest
 from fastapi import Depends, FastAPI
 from fastapi.testclient import TestClient
-from sqlalchemy import Engine, column, exists, func, literal, select, table, text, union
+from sqlalchemy import column, exists, func, literal, select, table, text, union
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import Pool
 
 from apps.c_cases import KINDS, ROUTERS, Kind, endpoint, listening, router, work
 from fastapi_database import Database
@@ -35,14 +36,18 @@ def db(sqlite_url: str) -> Iterator[Database]:
 
 @contextmanager
 def begins() -> Iterator[list[str]]:
-    """Collect how transactions begin."""
+    """Collect how transactions begin, as SQLite itself tells it."""
     found: list[str] = []
 
-    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+    def note(statement: str) -> None:
         if statement.startswith("BEGIN"):
             found.append(statement)
 
-    with listening(Engine, "before_cursor_execute", note):
+    def look(_dbapi_connection: object, record: Any, _proxy: object) -> None:
+        connection = record.driver_connection
+        getattr(connection, "_conn", connection).set_trace_callback(note)  # aiosqlite wraps sqlite3's
+
+    with listening(Pool, "checkout", look):
         yield found
 
 

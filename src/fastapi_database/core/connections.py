@@ -33,7 +33,7 @@ from fastapi_database.core.internals import (
     running_loop,
 )
 from fastapi_database.engines import Dialect, UnitEngines
-from fastapi_database.engines.failures import watch_failures
+from fastapi_database.engines.transactions import returned, watch
 from fastapi_database.engines.values import hide_values
 from fastapi_database.errors import DriverNotInstalled, FastAPIDatabaseError, QueueTimeout, Unavailable
 
@@ -54,8 +54,7 @@ class Connections:
 
     def __init__(self, dialect: Dialect, settings: Settings) -> None:
         self.dialect = dialect
-        self.last_answer = float("-inf")
-        """When the database last answered a statement, on the monotonic clock. Opening a SQLite file reads nothing."""
+        self._probed = float("-inf")
         self._settings = settings
         self._lock = threading.RLock()
         self._sync: Engine | None = None
@@ -66,6 +65,12 @@ class Connections:
         self._options_of: dict[str, set[str]] = {driver: _option_names(dialect, driver) for driver in dialect.drivers}
         known = {name for names in self._options_of.values() for name in names}
         refuse_unknown_dialect_options(settings.engine_options, known)
+
+    @property
+    def last_answer(self) -> float:
+        """When the database last answered a unit or a probe, on the monotonic clock."""
+        units = list(self._units.values())
+        return max([self._probed, *(engine.last_answer for unit in units for engine in (unit.read, unit.write))])
 
     @property
     def open(self) -> int:
@@ -141,7 +146,7 @@ class Connections:
         except BaseException:
             connection.invalidate()
             raise
-        self.last_answer = time.monotonic()
+        self._probed = time.monotonic()
         if _RETURNED in (connection.record_info or {}):
             connection.close()
         else:
@@ -209,13 +214,12 @@ class Connections:
         hide = bool(self._settings.engine_options.get("hide_parameters", True))
         if hide:
             hide_values(engine)
-        watch_failures(engine)
+        watch(engine, self.dialect.transactions(engine.dialect.driver))
         self.dialect.listen(engine)
         self._units[engine] = self.dialect.unit_engines(engine)
         event.listen(engine, "do_connect", self._connect)
         event.listen(engine, "checkin", _checked_in_at)
         event.listen(engine, "checkout", self._checker(engine.dialect))
-        event.listen(engine, "after_cursor_execute", self._answered)
 
     def _connect(self, dialect: Any, _record: object, args: tuple[Any, ...], arguments: dict[str, Any]) -> Any:
         """Open a connection within the limit, with errors a person can act on."""
@@ -293,9 +297,6 @@ class Connections:
                 raise sa.DisconnectionError("this idle connection no longer answered")
 
         return check
-
-    def _answered(self, *_: object) -> None:
-        self.last_answer = time.monotonic()
 
     def _engines(self) -> list[Engine]:
         sync = [] if self._sync is None else [self._sync]
@@ -380,6 +381,7 @@ def _answers(dialect: Any, dbapi_connection: Any) -> bool:
 
 def _checked_in_at(_connection: object, record: Any) -> None:
     record.info[_RETURNED] = time.monotonic()
+    returned(record)
 
 
 def _is_socket(path: str) -> bool:

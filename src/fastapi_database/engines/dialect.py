@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from sqlalchemy.engine import URL, Engine
 
 from fastapi_database.config import refuse_autocommit_of_the_driver
+from fastapi_database.engines.transactions import Transactions, UnitEngine
 from fastapi_database.errors import DriverNotInstalled, FastAPIDatabaseError, Unreachable, UnsupportedDatabase
 
 
@@ -18,8 +19,8 @@ from fastapi_database.errors import DriverNotInstalled, FastAPIDatabaseError, Un
 class UnitEngines:
     """The engines a unit of work chooses from; the same object twice where the database needs no choice."""
 
-    read: Engine
-    write: Engine
+    read: UnitEngine
+    write: UnitEngine
 
 
 class Dialect(ABC):
@@ -59,13 +60,17 @@ class Dialect(ABC):
     def connect_arguments(self, driver: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Complete what the driver's ``connect`` is called with."""
 
-    @abstractmethod
-    def listen(self, engine: Engine) -> None:
-        """Attach to an engine what this database needs."""
+    def transactions(self, driver: str) -> type[Transactions]:
+        """Give what overrides SQLAlchemy's dialect for this driver."""
+        return Transactions
 
-    @abstractmethod
+    def listen(self, engine: Engine) -> None:  # noqa: B027 - most databases need nothing
+        """Attach to an engine what this database needs besides."""
+
     def unit_engines(self, engine: Engine) -> UnitEngines:
         """Give the engines that units of work use in place of ``engine``."""
+        unit = UnitEngine(engine)
+        return UnitEngines(read=unit, write=unit)
 
     @abstractmethod
     def looks_alive(self, driver_connection: Any) -> bool:

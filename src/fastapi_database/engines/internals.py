@@ -1,13 +1,22 @@
-"""Everything this library touches that the drivers do not document, in one place.
+"""Everything the engines touch that SQLAlchemy and the drivers do not document, in one place.
 
-Seen in asyncpg 0.30 to 0.32. Each detail has a test in ``tests/core/test_internals.py``.
+Seen in SQLAlchemy 2.0.50 to 2.0.58 and 2.1.0 to 2.1.9, and in asyncpg 0.30 to 0.32. Each detail has a test in
+``tests/core/test_internals.py``.
 
+* ``sqlalchemy.engine.base.OptionEngine``: the class of what ``Engine.execution_options()`` makes, an engine that shares
+  the pool, the dialect, the cache and the listeners of another one.
+* ``Engine.dialect``, whose class can be exchanged for a subclass before the engine is used: ``create_engine`` takes the
+  class from the URL alone. What is overridden are documented methods of ``Dialect``.
 * ``asyncpg.Connection._transport``: asyncpg has no public way to the socket of a connection.
 """
 
 from __future__ import annotations
 
 from typing import Any
+
+from sqlalchemy.engine.base import OptionEngine
+
+__all__ = ["OptionEngine"]
 
 
 def asyncpg_socket(connection: Any) -> int | None:

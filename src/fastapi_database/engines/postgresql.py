@@ -9,12 +9,12 @@ import select
 from typing import Any, ClassVar
 from urllib.parse import urlencode
 
-from sqlalchemy import event
-from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.engine import URL
+from sqlalchemy.pool import PoolProxiedConnection
 
-from fastapi_database.engines.dialect import Dialect, UnitEngines
-from fastapi_database.engines.failures import ABORTED, UNIT
+from fastapi_database.engines.dialect import Dialect
 from fastapi_database.engines.internals import asyncpg_socket
+from fastapi_database.engines.transactions import ABORTED, Transactions
 from fastapi_database.errors import FastAPIDatabaseError, InvalidURL, LoginRefused, TransactionAborted, Unreachable
 
 CONNECT_TIMEOUT = 5
@@ -95,13 +95,8 @@ class PostgreSQL(Dialect):
             return _asyncpg_arguments(arguments)
         return _psycopg_arguments(arguments)
 
-    def listen(self, engine: Engine) -> None:
-        if engine.dialect.driver.startswith("psycopg"):
-            event.listen(engine, "commit", _refuse_failed)
-
-    def unit_engines(self, engine: Engine) -> UnitEngines:
-        unit = engine.execution_options(**{UNIT: True})
-        return UnitEngines(read=unit, write=unit)
+    def transactions(self, driver: str) -> type[Transactions]:
+        return PsycopgTransactions if driver.startswith("psycopg") else Transactions
 
     def looks_alive(self, driver_connection: Any) -> bool:
         if hasattr(driver_connection, "is_closed"):  # asyncpg
@@ -208,12 +203,15 @@ def _checked_asyncpg_connection() -> type[Any]:
     return CheckedConnection
 
 
-def _refuse_failed(connection: Connection) -> None:
-    """Look before COMMIT whether the transaction has failed: psycopg does not tell what COMMIT did."""
-    driver_connection: Any = connection.connection.driver_connection
-    info = getattr(driver_connection, "info", None)
-    if info is not None and info.transaction_status == _INERROR:
-        raise TransactionAborted(ABORTED)
+class PsycopgTransactions(Transactions):
+    """Looks before COMMIT whether the transaction has failed: psycopg does not tell what COMMIT did."""
+
+    def do_commit(self, dbapi_connection: PoolProxiedConnection) -> None:
+        driver_connection: Any = dbapi_connection.driver_connection
+        info = getattr(driver_connection, "info", None)
+        if info is not None and info.transaction_status == _INERROR:
+            raise TransactionAborted(ABORTED)
+        super().do_commit(dbapi_connection)
 
 
 _INERROR = 3  # PQTRANS_INERROR: https://www.postgresql.org/docs/current/libpq-status.html

@@ -12,10 +12,11 @@ from typing import Any, ClassVar
 from urllib.parse import unquote, urlsplit
 
 from sqlalchemy import event
-from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.engine import URL, Engine
+from sqlalchemy.pool import PoolProxiedConnection
 
 from fastapi_database.engines.dialect import Dialect, UnitEngines
-from fastapi_database.engines.failures import UNIT
+from fastapi_database.engines.transactions import Transactions, UnitEngine, unit_transaction
 from fastapi_database.errors import FastAPIDatabaseError, InvalidURL, Unreachable
 
 BUSY_TIMEOUT = 5.0
@@ -28,7 +29,6 @@ PRAGMAS: Mapping[str, str] = {
 }
 """Set on every connection. ``synchronous`` stays at SQLite's FULL: a committed answer survives a power cut."""
 
-_BEGIN = "fastapi_database_begin"
 _PRIMARY = 0xFF  # the part of an extended result code that says what it is about: https://sqlite.org/rescode.html
 
 
@@ -110,23 +110,22 @@ class SQLite(Dialect):
             "check_same_thread": False,
             "factory": ClosingConnection,
         }
-        # isolation_level=None: sqlite3 starts no transaction by itself, we emit BEGIN. Its own mode starts
-        # them too late (a SELECT runs outside), which breaks savepoints and read consistency.
-        complete = {**defaults, **arguments, "isolation_level": None}
+        # Not None, which is how SQLAlchemy sets and knows a connection in AUTOCOMMIT.
+        complete = {**defaults, **arguments, "isolation_level": "DEFERRED"}
         if driver == "aiosqlite" and not complete["check_same_thread"]:
             complete.setdefault("async_creator_fn", _connect_async)
         return complete
 
+    def transactions(self, driver: str) -> type[Transactions]:
+        return SQLiteTransactions
+
     def listen(self, engine: Engine) -> None:
         event.listen(engine, "connect", _set_pragmas)
-        event.listen(engine, "begin", _begin)
-        if engine.dialect.skip_autocommit_rollback:
-            event.listen(engine, "rollback", _roll_back)
 
     def unit_engines(self, engine: Engine) -> UnitEngines:
         return UnitEngines(
-            read=engine.execution_options(**{UNIT: True, _BEGIN: "BEGIN DEFERRED"}),
-            write=engine.execution_options(**{UNIT: True, _BEGIN: "BEGIN IMMEDIATE"}),
+            read=UnitEngine(engine, begin="BEGIN DEFERRED"),
+            write=UnitEngine(engine, begin="BEGIN IMMEDIATE"),
         )
 
     def looks_alive(self, driver_connection: Any) -> bool:
@@ -163,6 +162,22 @@ class SQLite(Dialect):
             anchor.close()
 
 
+class SQLiteTransactions(Transactions):
+    """Begins every transaction; sqlite3 itself does so only before the first statement that writes.
+
+    What is read before would be outside, which breaks savepoints and consistent reading.
+    """
+
+    def do_begin(self, dbapi_connection: PoolProxiedConnection) -> None:
+        connection: Any = dbapi_connection  # behind the pool's proxy is a driver's connection
+        if self.detect_autocommit_setting(connection):
+            return  # asked of this connection alone, for VACUUM and the like
+        transaction = unit_transaction(dbapi_connection)
+        cursor = connection.cursor()
+        cursor.execute("BEGIN" if transaction is None else transaction.begin)
+        cursor.close()
+
+
 def _connect_async(*args: Any, **arguments: Any) -> Any:
     # A driver is imported when it is used, never with the package.
     from fastapi_database.engines.aiosqlite import connect  # noqa: PLC0415
@@ -181,14 +196,3 @@ def _set_pragmas(dbapi_connection: Any, _record: object) -> None:
             if error.sqlite_errorcode & _PRIMARY != sqlite3.SQLITE_READONLY:
                 raise
     cursor.close()
-
-
-def _begin(connection: Connection) -> None:
-    options = connection.get_execution_options()
-    if options.get("isolation_level") != "AUTOCOMMIT":  # asked of this connection alone, for VACUUM and the like
-        connection.exec_driver_sql(options.get(_BEGIN, "BEGIN"))
-
-
-def _roll_back(connection: Connection) -> None:
-    # The option leaves out ROLLBACK where the driver's isolation_level is None, for it knows nothing of our BEGIN.
-    connection.connection.rollback()
