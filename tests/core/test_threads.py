@@ -6,7 +6,7 @@ import gc
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
 import anyio
@@ -58,6 +58,22 @@ class Work:
         assert self.go_on.wait(PATIENCE)
         self.through.set()
         return "through"
+
+
+async def fail_cancelled(threads: Threads, fail: Callable[[], None]) -> None:
+    """Cancel the run of a function, and let the function fail then."""
+    work = Work()
+
+    def run() -> None:
+        work()
+        fail()
+
+    task = asyncio.create_task(threads.run(run))
+    await until(work.begun)
+    task.cancel()
+    work.go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 async def until(event: threading.Event) -> None:
@@ -114,19 +130,10 @@ async def test_a_deadline_of_anyio_waits_for_the_function(threads: Threads) -> N
 async def test_an_error_of_a_cancelled_function_is_not_reported_as_unheard(
     threads: Threads, caplog: pytest.LogCaptureFixture
 ) -> None:
-    begun, go_on = threading.Event(), threading.Event()
-
     def fail() -> None:
-        begun.set()
-        go_on.wait(PATIENCE)
         raise OnPurposeError
 
-    task = asyncio.create_task(threads.run(fail))
-    await until(begun)
-    task.cancel()
-    go_on.set()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    await fail_cancelled(threads, fail)
     assert caplog.records == []
 
 
@@ -308,25 +315,16 @@ async def test_an_idle_thread_keeps_nothing_of_what_it_ran_last(threads: Threads
 async def test_a_cancelled_call_keeps_nothing_of_the_error_it_ended_with(threads: Threads) -> None:
     class Value: ...
 
-    begun, go_on = threading.Event(), threading.Event()
     kept: list[weakref.ref[Value]] = []
 
     def fail() -> None:
         value = Value()  # a traceback has it
         kept.append(weakref.ref(value))
-        begun.set()
-        assert go_on.wait(PATIENCE)
         raise OnPurposeError
 
     gc.disable()
     try:
-        task = asyncio.create_task(threads.run(fail))
-        await until(begun)
-        task.cancel()
-        go_on.set()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        del task
+        await fail_cancelled(threads, fail)
         deadline = time.monotonic() + 5
         while kept[0]() is not None and time.monotonic() < deadline:
             await asyncio.sleep(0.001)

@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from contextlib import closing as closing_of
 from pathlib import Path
 from typing import Any
@@ -137,22 +138,29 @@ async def test_a_row_that_fails_is_an_error_of_sqlalchemy(db: Database, row: int
         await session.rollback()
 
 
-async def test_what_a_cancellation_left_behind_is_rolled_back(connection: Connection) -> None:
+@asynccontextmanager
+async def busy(connection: Connection) -> AsyncIterator[None]:
+    """Keep the thread of a connection at work for as long as the block lasts."""
     begun, go_on = threading.Event(), threading.Event()
 
-    def busy() -> None:
+    def work() -> None:
         begun.set()
         assert go_on.wait(PATIENCE)
 
-    blocking = asyncio.create_task(connection._execute(busy))
+    working = asyncio.create_task(connection._execute(work))
     assert await asyncio.to_thread(begun.wait, PATIENCE)
-    beginning = asyncio.create_task(connection._execute(connection._conn.execute, "BEGIN IMMEDIATE"))
-    await asyncio.sleep(0)
-    beginning.cancel()
-    rolling_back = asyncio.create_task(connection.rollback())
-    await asyncio.sleep(0)
+    yield
     go_on.set()
-    await blocking
+    await working
+
+
+async def test_what_a_cancellation_left_behind_is_rolled_back(connection: Connection) -> None:
+    async with busy(connection):
+        beginning = asyncio.create_task(connection._execute(connection._conn.execute, "BEGIN IMMEDIATE"))
+        await asyncio.sleep(0)
+        beginning.cancel()
+        rolling_back = asyncio.create_task(connection.rollback())
+        await asyncio.sleep(0)
     await rolling_back
     with pytest.raises(asyncio.CancelledError):
         await beginning
@@ -171,22 +179,14 @@ async def test_a_cursor_closed_while_its_cancelled_statement_is_on_its_way_lets_
     cursor = await connection.cursor()
     await cursor.executemany("INSERT INTO t VALUES (?)", [(number,) for number in range(2 * PREFETCH)])
     await cursor.close()
-    begun, go_on = threading.Event(), threading.Event()
-
-    def busy() -> None:
-        begun.set()
-        assert go_on.wait(PATIENCE)
-
-    blocking = asyncio.create_task(connection._execute(busy))
-    assert await asyncio.to_thread(begun.wait, PATIENCE)
-    cursor = await connection.cursor()
-    reading = asyncio.create_task(cursor.execute("SELECT i FROM t"))
-    await asyncio.sleep(0)
-    reading.cancel()
-    closing = asyncio.create_task(cursor.close())
-    await asyncio.sleep(0)
-    go_on.set()
-    await asyncio.gather(blocking, closing)
+    async with busy(connection):
+        cursor = await connection.cursor()
+        reading = asyncio.create_task(cursor.execute("SELECT i FROM t"))
+        await asyncio.sleep(0)
+        reading.cancel()
+        closing = asyncio.create_task(cursor.close())
+        await asyncio.sleep(0)
+    await closing
     with pytest.raises(asyncio.CancelledError):
         await reading
     with closing_of(sqlite3.connect(tmp_path / "one.db", isolation_level=None)) as other:

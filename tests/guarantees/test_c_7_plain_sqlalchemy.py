@@ -126,7 +126,7 @@ def test_c7_the_async_session_has_all_of_its_methods(request: pytest.FixtureRequ
 
     async def use() -> None:
         async with db.begin() as session:
-            assert type(session) is AsyncSession
+            assert isinstance(session, AsyncSession)
             session.add(Account(id=1, owner="o1", entries=[Entry(), Entry()]))
             await session.flush()
             entry = (await session.scalars(select(Entry).limit(1))).one()

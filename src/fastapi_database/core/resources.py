@@ -7,7 +7,7 @@ from fastapi_database.core.admission import Admission, Ticket
 from fastapi_database.core.cancellation import let_result_stand, nothing
 from fastapi_database.core.connections import Connections
 from fastapi_database.core.threads import Threads
-from fastapi_database.core.unit import AsyncUnit, Counters, Intent, SyncUnit
+from fastapi_database.core.unit import AsyncUnit, Counters, Intent, Services, SyncUnit
 from fastapi_database.engines import dialect_for
 
 
@@ -32,32 +32,17 @@ class Resources:
         """True while an application answers requests, when a sync session on the event loop is refused."""
         # Loaded attributes stay readable after the commit, without a statement; an application that wants
         # SQLAlchemy's own default passes expire_on_commit=True.
-        self._sessions = Sessions({"expire_on_commit": False, **settings.session_options})
+        sessions = Sessions({"expire_on_commit": False, **settings.session_options})
+        self._services = Services(self.connections, self.admission, sessions, self.counters, self._not_serving)
 
     def sync_unit(self, *, owner: object, intent: Intent, ticket: Ticket | None = None) -> SyncUnit:
         """Open a unit for a thread; that of a request brings its ``ticket``, and its COMMIT is always told."""
-        return SyncUnit(
-            connections=self.connections,
-            admission=self.admission,
-            counters=self.counters,
-            owner=owner,
-            intent=intent,
-            sessions=self._sessions,
-            ticket=ticket,
-            allow_on_loop=self._not_serving,
-            on_success=nothing if ticket is None else let_result_stand,
-        )
+        on_success = nothing if ticket is None else let_result_stand
+        return SyncUnit(self._services, owner=owner, intent=intent, ticket=ticket, on_success=on_success)
 
     def async_unit(self, *, owner: object, intent: Intent) -> AsyncUnit:
         """Open a unit for a task; it takes its place at the first statement."""
-        return AsyncUnit(
-            connections=self.connections,
-            admission=self.admission,
-            counters=self.counters,
-            owner=owner,
-            intent=intent,
-            sessions=self._sessions,
-        )
+        return AsyncUnit(self._services, owner=owner, intent=intent)
 
     async def pause(self) -> None:
         """Close everything that a later use can open again: the end of a lifespan."""

@@ -28,9 +28,9 @@ class Sessions:
         """Make the session of a unit."""
         return UnitSession(unit, self.options)
 
-    def asynchronous(self, session: Session) -> AsyncSession:
-        """Make the async face of a session."""
-        return AsyncSession(sync_session_class=lambda **_: session)  # type: ignore[arg-type]  # it is called, nothing else
+    def asynchronous(self, unit: Unit) -> UnitAsyncSession:
+        """Make the async face of the session of a unit."""
+        return UnitAsyncSession(unit)
 
 
 class UnitSession(Session):
@@ -63,6 +63,24 @@ class UnitSession(Session):
     def _check_context(self) -> None:
         if self.in_transaction():
             self.unit.check_context()
+
+
+class UnitAsyncSession(AsyncSession):
+    """SQLAlchemy's ``AsyncSession``, initialised when it is first used: many requests declare one that they never need.
+
+    Until then it has no attributes, so whichever is asked for first is missing.
+    """
+
+    def __init__(self, unit: Unit) -> None:
+        self._unit = unit
+
+    def __getattr__(self, name: str) -> Any:
+        if "sync_session" in vars(self):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        unit = self._unit
+        # What is given as the class of the session is called, and nothing else.
+        super().__init__(sync_session_class=lambda **_: unit.session)  # type: ignore[arg-type]
+        return getattr(self, name)
 
 
 @event.listens_for(UnitSession, "after_transaction_create")

@@ -60,14 +60,13 @@ class _Call:
             value, error = run_as_worker(self.function, loop=self.loop, scope=self.scope), None
         except BaseException as raised:  # noqa: BLE001 - it is delivered to whoever waits for the result
             value, error = None, raised
-        with suppress(RuntimeError):  # the loop was closed: nobody waits
-            self.loop.call_soon_threadsafe(self._deliver, value, error)
+        self.hand_back(value, error)
         del error  # its traceback has this frame: do not leave the cycle to the garbage collector
 
-    def fail(self, error: BaseException) -> None:
-        """Have the error raised where the function was to be run."""
-        with suppress(RuntimeError):
-            self.loop.call_soon_threadsafe(self._deliver, None, error)
+    def hand_back(self, value: Any, error: BaseException | None) -> None:
+        """Have the value returned, or the error raised, where the function was to be run."""
+        with suppress(RuntimeError):  # the loop was closed: nobody waits
+            self.loop.call_soon_threadsafe(self._deliver, value, error)
 
     def _deliver(self, value: Any, error: BaseException | None) -> None:
         self.done, self.value, self.error = True, value, error
@@ -175,7 +174,7 @@ class Threads:
             thread.start()
         except RuntimeError as error:  # the system has no thread left
             self._running.remove(call)
-            call.fail(error)
+            call.hand_back(None, error)
 
     def _take(self, call: _Call) -> None:
         call.started = time.monotonic()

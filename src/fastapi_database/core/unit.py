@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import anyio
 from greenlet import greenlet
@@ -40,6 +40,7 @@ from fastapi_database.errors import (
 )
 
 if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session
 
     from fastapi_database.core.session import Sessions
@@ -82,20 +83,30 @@ class Counters:
     rollbacks: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the units of one ``Database`` work with."""
+
+    connections: Connections
+    admission: Admission
+    sessions: Sessions
+    counters: Counters
+    allow_on_loop: Callable[[], bool]
+    """Whether sync sessions may be used on an event loop now."""
+
+
 class Unit(ABC):
     """One unit of work: owns its session and its place, and ends once."""
 
+    kind: ClassVar[Kind]
+
     def __init__(
         self,
+        services: Services,
         *,
-        connections: Connections,
-        admission: Admission,
-        counters: Counters,
         owner: object,
         intent: Intent,
-        sessions: Sessions,
         ticket: Ticket | None = None,
-        allow_on_loop: Callable[[], bool] = lambda: True,
         on_success: Callable[[], None] = nothing,
     ) -> None:
         self.owner = owner
@@ -103,9 +114,8 @@ class Unit(ABC):
         self.ended = False
         self.fatal: FastAPIDatabaseError | None = None
         """An error that must reach the client even if the handler swallowed it."""
-        self._connections = connections
-        self._admission = admission
-        self._counters = counters
+        self._services = services
+        self._session: Session | None = None
         self._ticket = ticket
         self._engine: Engine | None = None
         self._connected = True
@@ -113,14 +123,20 @@ class Unit(ABC):
         self._acknowledged = False
         """True once the database has acknowledged a COMMIT."""
         self._cancelled = False
-        self._allow_on_loop = allow_on_loop
         self._on_success = on_success
-        self.session: Session = sessions.sync(self)
+
+    @property
+    def session(self) -> Session:
+        """The session, made when it is first asked for."""
+        session = self._session
+        if session is None:
+            session = self._session = self._services.sessions.sync(self)
+        return session
 
     @property
     def needs_io(self) -> bool:
         """Whether ending this unit talks to the database or flushes; False for one that was never used."""
-        return not self.ended and self.session.in_transaction()
+        return self._session is not None and not self.ended and self._session.in_transaction()
 
     @property
     def unsettled(self) -> bool:
@@ -130,7 +146,9 @@ class Unit(ABC):
     @property
     def used(self) -> bool:
         """Whether this unit has, or may load, anything an answer is made of."""
-        return self.needs_io or self.fatal is not None or len(self.session.identity_map) > 0
+        if self._session is None:
+            return False
+        return self.needs_io or self.fatal is not None or len(self._session.identity_map) > 0
 
     @property
     def in_use(self) -> bool:
@@ -195,14 +213,15 @@ class Unit(ABC):
         The session keeps its unit, to refuse; knowing each other, both would wait for the garbage collector.
         """
         self.ended = True
-        self.release_place()
-        vars(self).pop("session", None)
+        self._session = None
+        if self._ticket is not None:
+            self.release_place()
 
     def release_place(self) -> None:
         """Give the place back; the next statement claims a new one."""
         ticket, self._ticket = self._ticket, None
         if ticket is not None:
-            self._admission.release(ticket)
+            self._services.admission.release(ticket)
 
     def transaction_ended(self) -> None:
         """Note that the connection went back to its pool: the next transaction chooses its engine anew."""
@@ -211,11 +230,11 @@ class Unit(ABC):
     def committed(self) -> None:
         """Count a COMMIT."""
         self._acknowledged = True
-        self._counters.commits += 1
+        self._services.counters.commits += 1
 
     def rolled_back(self) -> None:
         """Count a ROLLBACK."""
-        self._counters.rollbacks += 1
+        self._services.counters.rollbacks += 1
 
     def _note_swallowed_refusal(self) -> None:
         refusals = REFUSALS.get()
@@ -234,24 +253,27 @@ class Unit(ABC):
             self.session.close()
 
     def _roll_back(self) -> None:
+        session = self._session
+        if session is None:
+            return
         try:
-            self.session.rollback()
+            session.rollback()
         except BaseException as error:
             # The connection is beyond ROLLBACK (lost, or in the middle of an answer): closing it rolls back too,
             # so there is nothing to tell the client. A cancellation goes on.
             with suppress(Exception):
-                self.session.invalidate()
+                session.invalidate()
             if not isinstance(error, Exception):
                 raise
 
     def _begin(self, clause: Any) -> Engine:
         writes = self.intent is Intent.WRITE or _may_write(clause)
-        engines = self._connections.unit_engines(self._base_engine())
+        engines = self._services.connections.unit_engines(self._base_engine())
         try:
             if self._ticket is None:
                 self._ticket = self._claim(writer=writes)
             elif writes and not self._ticket.writer:
-                self._admission.upgrade_blocking(self._ticket)
+                self._services.admission.upgrade_blocking(self._ticket)
         except Unavailable as error:
             self.fatal = error
             refused(error, owner=self.owner)
@@ -273,14 +295,16 @@ class Unit(ABC):
 class SyncUnit(Unit):
     """A unit whose ``Session`` works in a thread."""
 
+    kind = Kind.SYNC
+
     def _base_engine(self) -> Engine:
-        return self._connections.sync_engine()
+        return self._services.connections.sync_engine()
 
     def _claim(self, *, writer: bool) -> Ticket:
-        return self._admission.acquire_blocking(writer=writer, owner=self.owner)
+        return self._services.admission.acquire_blocking(writer=writer, owner=self.owner)
 
     def check_context(self) -> None:
-        if running_loop() is not None and not self._allow_on_loop():
+        if running_loop() is not None and not self._services.allow_on_loop():
             raise WrongSession(
                 f"the sync session of {self.owner} was used on the event loop, where it stops every other request. "
                 "Use it in `def`, or in `async def` take the async one: Depends(db.async_session), "
@@ -291,22 +315,31 @@ class SyncUnit(Unit):
 class AsyncUnit(Unit):
     """A unit whose ``AsyncSession`` works in a task. The place is claimed at the first statement."""
 
-    def __init__(self, *, sessions: Sessions, **arguments: Any) -> None:
-        super().__init__(sessions=sessions, **arguments)
-        self.async_session = sessions.asynchronous(self.session)
+    kind = Kind.ASYNC
+
+    def __init__(self, services: Services, *, owner: object, intent: Intent) -> None:
+        super().__init__(services, owner=owner, intent=intent)
+        self._async_session: AsyncSession | None = None
         self._operation: greenlet | None = None
         self._task: asyncio.Task[Any] | None = None
 
+    @property
+    def async_session(self) -> AsyncSession:
+        """The async face of the session, made when it is first asked for."""
+        session = self._async_session
+        if session is None:
+            session = self._async_session = self._services.sessions.asynchronous(self)
+        return session
+
     def _base_engine(self) -> Engine:
-        return self._connections.async_engine().sync_engine
+        return self._services.connections.async_engine().sync_engine
 
     def _claim(self, *, writer: bool) -> Ticket:
-        return await_only(self._admission.acquire_async(writer=writer, owner=self.owner))
+        return await_only(self._services.admission.acquire_async(writer=writer, owner=self.owner))
 
     def end(self) -> None:
         super().end()
-        vars(self).pop("async_session", None)
-        self._operation = self._task = None
+        self._async_session = self._operation = self._task = None
 
     def transaction_ended(self) -> None:
         super().transaction_ended()
@@ -314,7 +347,7 @@ class AsyncUnit(Unit):
 
     @property
     def unsettled(self) -> bool:
-        return super().unsettled or (self._operation is not None and not self.ended)
+        return (self._operation is not None and not self.ended) or super().unsettled
 
     async def afinish(self, *, commit: bool) -> None:
         """Finish from a task. Shielded from AnyIO's cancellation; a native one closes the connection."""

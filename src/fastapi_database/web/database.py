@@ -129,7 +129,7 @@ class Database(CoreDatabase):
         As :meth:`session`, but the place in the queue is taken at the first statement, so that an endpoint that waits
         for something else first holds nothing.
         """
-        return await self._units(connection).async_session(self._resources)
+        return self._units(connection).async_session(self._resources)
 
     def health(self) -> APIRouter:
         """Build a router with ``/live`` and ``/ready``: ``app.include_router(db.health(), prefix="/health")``.

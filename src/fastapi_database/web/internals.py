@@ -70,13 +70,26 @@ def on_error(scope: Scope, callback: OnError) -> bool:
     if not isinstance(stack, AsyncExitStack):
         return False
 
-    def leave(_kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None) -> bool:
-        if error is not None:
-            callback(error)
-        return False
-
-    stack.push(leave)
+    stack.push(_Leaving(callback))
     return True
+
+
+class _Leaving:
+    """Sees the exception that leaves an exit stack, and lets it go on."""
+
+    __slots__ = ("_callback",)
+
+    def __init__(self, callback: OnError) -> None:
+        self._callback = callback
+
+    def __enter__(self) -> None:
+        """Do nothing: the stack is entered already."""
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._callback(error)
 
 
 def exception_handler(scope: Scope, error: Exception) -> Callable[..., Any] | None:

@@ -119,8 +119,8 @@ class _Step:
         return [unit for unit in self._open() if isinstance(unit, SyncUnit)]
 
     @property
-    def async_units(self) -> list[AsyncUnit]:
-        return [unit for unit in self._open() if isinstance(unit, AsyncUnit) and unit.used]
+    def used_units(self) -> list[Unit]:
+        return [unit for unit in self._open() if unit.used]
 
     @property
     def threads(self) -> Threads | None:
@@ -188,13 +188,14 @@ async def _serve_sync(endpoint: Callable[..., Any], values: dict[str, Any], step
 
 async def _serve_async(endpoint: Callable[..., Any], values: dict[str, Any], step: _Step) -> Any:
     value = await endpoint(**values)
-    async_units = step.async_units
+    units = step.used_units
+    async_units = [unit for unit in units if isinstance(unit, AsyncUnit)]
     if async_units:
         with anyio.CancelScope(shield=True):
             return await async_units[0].async_session.run_sync(lambda _: step.complete(value, async_units))
-    threads = step.threads
+    threads = step.threads if units else None
     if threads is not None:  # a `def` dependency used the database: its objects load in a thread
-        return await threads.run(step.complete, value, step.sync_units, on_cancel=step.cancel)
+        return await threads.run(step.complete, value, units, on_cancel=step.cancel)
     return step.complete(value, ())
 
 

@@ -11,7 +11,7 @@ import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from fastapi_database.core.resources import Resources
-from fastapi_database.core.unit import AsyncUnit, Intent, SyncUnit, Unit, commits
+from fastapi_database.core.unit import AsyncUnit, Intent, Kind, SyncUnit, Unit, commits
 from fastapi_database.errors import MixedSessions, UnitEnded
 from fastapi_database.web import internals
 
@@ -51,7 +51,7 @@ class RequestUnits:
 
     def has_sync_session(self) -> bool:
         """Tell whether a thread may be at work on a session of this request."""
-        return any(isinstance(unit, SyncUnit) and not unit.ended for unit in self.units.values())
+        return any(unit.kind is Kind.SYNC and not unit.ended for unit in self.units.values())
 
     @property
     def unsettled(self) -> bool:
@@ -82,13 +82,14 @@ class RequestUnits:
         unit.refuse_if_ended()
         return unit.session
 
-    async def async_session(self, resources: Resources) -> AsyncSession:
+    def async_session(self, resources: Resources) -> AsyncSession:
         """Give the request's async session, the same one however often it is asked for."""
         unit = self.units.get(resources)
         if unit is None:
             self._refuse_late()
-            unit = resources.async_unit(owner=self, intent=self._intent())
-            self._add(resources, unit)
+            opened = resources.async_unit(owner=self, intent=self._intent())
+            self._add(resources, opened)
+            return opened.async_session
         if not isinstance(unit, AsyncUnit):
             raise self._mixed()
         unit.refuse_if_ended()
