@@ -1,5 +1,8 @@
 """The async session, which is SQLAlchemy's from its first use on."""
 
+import copy
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -76,6 +79,25 @@ async def test_one_that_is_first_used_after_its_unit_refuses(db: Database) -> No
     with pytest.raises(UnitEnded):
         await session.execute(text("SELECT 1"))
     assert db.stats().in_use == 0
+
+
+async def test_it_can_be_copied_before_and_after_its_first_use(db: Database) -> None:
+    async with db.begin() as session:
+        assert copy.copy(session).sync_session is copy.copy(session).sync_session
+
+
+async def test_one_that_was_used_too_late_is_freed_without_the_garbage_collector(db: Database) -> None:
+    context = db.begin()
+    async with context as session:
+        unit = weakref.ref(context._unit)
+    del context
+    assert not session.in_transaction()
+    gc.disable()
+    try:
+        del session
+        assert unit() is None
+    finally:
+        gc.enable()
 
 
 async def test_a_failed_unit_that_was_never_used_makes_no_session(

@@ -36,7 +36,7 @@ from sqlalchemy.pool import QueuePool
 from fastapi_database.core import internals
 from fastapi_database.engines import internals as engine_internals
 from fastapi_database.engines.internals import OptionEngine, asyncpg_socket
-from fastapi_database.engines.transactions import Transactions, watch
+from fastapi_database.engines.transactions import LastAnswer, Transactions, watch
 from support.postgres import PostgreSQL
 
 DOCUMENTED = {
@@ -315,7 +315,7 @@ def test_the_class_of_a_dialect_can_be_exchanged_before_it_is_used(engine: Any) 
 
     committed: list[object] = []
     before = type(engine.dialect)
-    watch(engine, Hooks)
+    watch(engine, Hooks, LastAnswer())
     assert isinstance(engine.dialect, before)
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE t (id INTEGER)"))

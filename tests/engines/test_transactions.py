@@ -1,14 +1,17 @@
 """The transactions of units of work, as their connections know them."""
 
 import asyncio
+import sqlite3
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import Integer, bindparam, event, text
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError, StatementError
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import QueuePool
 
 from apps.c_cases import KINDS, Kind, work
 from fastapi_database import Database
@@ -98,6 +101,157 @@ def test_a_failure_in_a_transaction_without_a_unit_is_the_applications_own(sqlit
     with db.engine.connect() as connection:
         assert connection.scalar(text("SELECT count(*) FROM t")) == 0
     db.close()
+
+
+def no_transactions(connection: Any, _record: object) -> None:
+    connection.isolation_level = None
+
+
+def with_creator(url: str) -> Database:
+    path = url.removeprefix("sqlite:///")
+    return Database(url, creator=lambda: sqlite3.connect(path, isolation_level=None, check_same_thread=False))
+
+
+def with_pool(url: str) -> Database:
+    path = url.removeprefix("sqlite:///")
+    return Database(url, pool=QueuePool(lambda: sqlite3.connect(path, isolation_level=None, check_same_thread=False)))
+
+
+def with_listener(url: str) -> Database:
+    db = Database(url)
+    event.listen(db.engine, "connect", no_transactions)
+    return db
+
+
+@pytest.mark.parametrize("make", [with_creator, with_pool, with_listener])
+def test_connections_from_elsewhere_have_transactions_too(sqlite_url: str, make: Callable[[str], Database]) -> None:
+    """`isolation_level=None` is what a recipe for sqlite3 says: the driver is to begin nothing by itself."""
+    db = make(sqlite_url)
+    with db.begin() as session:
+        session.execute(text("CREATE TABLE t (id INTEGER)"))
+
+    def fail(session: Session) -> None:
+        session.execute(text("INSERT INTO t VALUES (1)"))
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        work(db, "sync", fail)
+    with db.begin() as session:
+        assert session.scalar(text("SELECT count(*) FROM t")) == 0
+    with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM"))
+    with pytest.raises(LookupError):
+        work(db, "sync", fail)
+    with db.begin() as session:
+        assert session.scalar(text("SELECT count(*) FROM t")) == 0
+    db.close()
+
+
+def ids(db: Database) -> list[int]:
+    with db.engine.connect() as connection:
+        return list(connection.scalars(text("SELECT id FROM t ORDER BY id")))
+
+
+@pytest.fixture
+def table(db: Database) -> Database:
+    with db.engine.begin() as connection:
+        connection.execute(text("CREATE TABLE t (id INTEGER)"))
+    return db
+
+
+def insert(session: Session | Connection, number: int) -> None:
+    session.execute(text(f"INSERT INTO t VALUES ({number})"))
+
+
+def swallow_a_failure(session: Session | Connection) -> None:
+    with pytest.raises(StatementError):
+        session.execute(text("SELECT :value").bindparams(bindparam("value", object(), type_=Integer())))
+
+
+@pytest.mark.parametrize("reset", ["rollback", "commit", None])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_refused_is_rolled_back_whatever_the_pool_does(
+    url: str, kind: Kind, reset: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    db = Database(url, max_connections=1, pool_reset_on_return=reset)
+    with db.engine.begin() as connection:
+        connection.execute(text("CREATE TABLE t (id INTEGER)"))
+
+    def refused(session: Session) -> None:
+        insert(session, 1)
+        swallow_a_failure(session)
+
+    with pytest.raises(TransactionAborted):
+        work(db, kind, refused)
+    work(db, kind, lambda session: insert(session, 2))
+    assert ids(db) == [2]
+    assert caplog.records == []
+    db.close()
+
+
+def test_a_transaction_that_was_rolled_back_does_not_forbid_the_next(table: Database) -> None:
+    with table.begin() as session, session.get_bind().connect() as connection:  # type: ignore[union-attr]
+        insert(connection, 1)
+        swallow_a_failure(connection)
+        connection.rollback()
+        insert(connection, 2)
+        connection.commit()
+    assert ids(table) == [2]
+
+
+def test_a_connection_that_is_made_again_knows_of_its_unit(table: Database) -> None:
+    def work_on(connection: Connection) -> None:
+        insert(connection, 1)
+        swallow_a_failure(connection)
+        with pytest.raises(TransactionAborted):
+            connection.commit()
+
+    with table.begin() as session:
+        engine = session.get_bind()
+        assert isinstance(engine, Engine)
+        with engine.connect() as connection:
+            connection.invalidate()
+            work_on(connection)
+        with engine.execution_options(compiled_cache=None).connect() as connection:
+            work_on(connection)
+    assert ids(table) == []
+
+
+def test_a_listener_that_writes_when_a_transaction_begins_is_part_of_it(table: Database) -> None:
+    event.listen(table.engine, "begin", lambda connection: insert(connection, 7))
+
+    def fail(session: Session) -> None:
+        insert(session, 1)
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        work(table, "sync", fail)
+    assert ids(table) == [7]  # of the transaction that reads them
+    work(table, "sync", lambda session: insert(session, 1))
+    assert ids(table) == [1, 7, 7]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_way_to_send_a_statement_is_an_answer(table: Database, kind: Kind) -> None:
+    answer = table._resources.connections.last_answer
+
+    def noted(send: Callable[[Connection], Any]) -> bool:
+        def send_it(session: Session) -> None:
+            connection = session.connection()
+            answer.at = 0.0
+            send(connection)
+
+        work(table, kind, send_it)
+        return answer.at > 0
+
+    row = {"id": 1}
+    statement = text("INSERT INTO t VALUES (:id)")
+    assert noted(lambda connection: connection.execute(statement, row))
+    assert noted(lambda connection: connection.execute(statement, [row, row]))
+    assert noted(lambda connection: connection.exec_driver_sql("SELECT 1", execution_options={"no_parameters": True}))
+    answer.at = 0.0
+    assert ids(table) == [1, 1, 1]
+    assert answer.at > 0
 
 
 def test_savepoints_undo_failures_however_deep(sqlite_url: str) -> None:

@@ -33,7 +33,7 @@ from fastapi_database.core.internals import (
     running_loop,
 )
 from fastapi_database.engines import Dialect, UnitEngines
-from fastapi_database.engines.transactions import returned, watch
+from fastapi_database.engines.transactions import LastAnswer, returned, watch
 from fastapi_database.engines.values import hide_values
 from fastapi_database.errors import DriverNotInstalled, FastAPIDatabaseError, QueueTimeout, Unavailable
 
@@ -54,7 +54,7 @@ class Connections:
 
     def __init__(self, dialect: Dialect, settings: Settings) -> None:
         self.dialect = dialect
-        self._probed = float("-inf")
+        self.last_answer = LastAnswer()
         self._settings = settings
         self._lock = threading.RLock()
         self._sync: Engine | None = None
@@ -65,12 +65,6 @@ class Connections:
         self._options_of: dict[str, set[str]] = {driver: _option_names(dialect, driver) for driver in dialect.drivers}
         known = {name for names in self._options_of.values() for name in names}
         refuse_unknown_dialect_options(settings.engine_options, known)
-
-    @property
-    def last_answer(self) -> float:
-        """When the database last answered a unit or a probe, on the monotonic clock."""
-        units = list(self._units.values())
-        return max([self._probed, *(engine.last_answer for unit in units for engine in (unit.read, unit.write))])
 
     @property
     def open(self) -> int:
@@ -146,7 +140,7 @@ class Connections:
         except BaseException:
             connection.invalidate()
             raise
-        self._probed = time.monotonic()
+        self.last_answer.now()
         if _RETURNED in (connection.record_info or {}):
             connection.close()
         else:
@@ -214,7 +208,7 @@ class Connections:
         hide = bool(self._settings.engine_options.get("hide_parameters", True))
         if hide:
             hide_values(engine)
-        watch(engine, self.dialect.transactions(engine.dialect.driver))
+        watch(engine, self.dialect.transactions(engine.dialect.driver), self.last_answer)
         self.dialect.listen(engine)
         self._units[engine] = self.dialect.unit_engines(engine)
         event.listen(engine, "do_connect", self._connect)

@@ -75,7 +75,7 @@ class UnitAsyncSession(AsyncSession):
         self._unit = unit
 
     def __getattr__(self, name: str) -> Any:
-        if "sync_session" in vars(self):
+        if name == "_unit" or "sync_session" in vars(self):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         unit = self._unit
         # What is given as the class of the session is called, and nothing else.

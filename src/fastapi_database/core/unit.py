@@ -130,7 +130,9 @@ class Unit(ABC):
         """The session, made when it is first asked for."""
         session = self._session
         if session is None:
-            session = self._session = self._services.sessions.sync(self)
+            session = self._services.sessions.sync(self)
+            if not self.ended:  # one that is made to refuse is nobody's: see end()
+                self._session = session
         return session
 
     @property

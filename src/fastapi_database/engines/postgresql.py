@@ -15,7 +15,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 from fastapi_database.engines.dialect import Dialect
 from fastapi_database.engines.internals import asyncpg_socket
 from fastapi_database.engines.transactions import ABORTED, Transactions
-from fastapi_database.errors import FastAPIDatabaseError, InvalidURL, LoginRefused, TransactionAborted, Unreachable
+from fastapi_database.errors import FastAPIDatabaseError, InvalidURL, LoginRefused, Unreachable
 
 CONNECT_TIMEOUT = 5
 """Seconds to wait for a connection. libpq waits as long as the system does (minutes), asyncpg 60 s;
@@ -210,7 +210,7 @@ class PsycopgTransactions(Transactions):
         driver_connection: Any = dbapi_connection.driver_connection
         info = getattr(driver_connection, "info", None)
         if info is not None and info.transaction_status == _INERROR:
-            raise TransactionAborted(ABORTED)
+            self.refuse(dbapi_connection)
         super().do_commit(dbapi_connection)
 
 

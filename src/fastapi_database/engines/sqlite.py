@@ -29,6 +29,7 @@ PRAGMAS: Mapping[str, str] = {
 }
 """Set on every connection. ``synchronous`` stays at SQLite's FULL: a committed answer survives a power cut."""
 
+_TRANSACTIONS = "DEFERRED"  # sqlite3's own default; None is how SQLAlchemy sets and knows a connection in AUTOCOMMIT
 _PRIMARY = 0xFF  # the part of an extended result code that says what it is about: https://sqlite.org/rescode.html
 
 
@@ -110,8 +111,7 @@ class SQLite(Dialect):
             "check_same_thread": False,
             "factory": ClosingConnection,
         }
-        # Not None, which is how SQLAlchemy sets and knows a connection in AUTOCOMMIT.
-        complete = {**defaults, **arguments, "isolation_level": "DEFERRED"}
+        complete = {**defaults, **arguments, "isolation_level": _TRANSACTIONS}
         if driver == "aiosqlite" and not complete["check_same_thread"]:
             complete.setdefault("async_creator_fn", _connect_async)
         return complete
@@ -121,6 +121,7 @@ class SQLite(Dialect):
 
     def listen(self, engine: Engine) -> None:
         event.listen(engine, "connect", _set_pragmas)
+        event.listen(engine, "checkout", _begin_transactions)
 
     def unit_engines(self, engine: Engine) -> UnitEngines:
         return UnitEngines(
@@ -172,6 +173,8 @@ class SQLiteTransactions(Transactions):
         connection: Any = dbapi_connection  # behind the pool's proxy is a driver's connection
         if self.detect_autocommit_setting(connection):
             return  # asked of this connection alone, for VACUUM and the like
+        if connection.driver_connection.in_transaction:
+            return  # a listener for "begin" has written, before which sqlite3 begins
         transaction = unit_transaction(dbapi_connection)
         cursor = connection.cursor()
         cursor.execute("BEGIN" if transaction is None else transaction.begin)
@@ -183,6 +186,15 @@ def _connect_async(*args: Any, **arguments: Any) -> Any:
     from fastapi_database.engines.aiosqlite import connect  # noqa: PLC0415
 
     return connect(*args, **arguments)
+
+
+def _begin_transactions(dbapi_connection: Any, _record: object, _proxy: object) -> None:
+    """Have transactions on a connection from elsewhere too: of the application's ``creator`` or "connect" listener.
+
+    AUTOCOMMIT that is asked of a connection by its execution options is set after the checkout.
+    """
+    if dbapi_connection.isolation_level is None:
+        dbapi_connection.isolation_level = _TRANSACTIONS
 
 
 def _set_pragmas(dbapi_connection: Any, _record: object) -> None:

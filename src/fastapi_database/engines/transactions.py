@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Dialect, Engine, ExceptionContext, ExecutionContext
@@ -40,7 +40,7 @@ _TRANSACTION = "fastapi_database_transaction"
 
 @dataclass(slots=True)
 class UnitTransaction:
-    """The one transaction for which a unit of work has taken a connection."""
+    """What a connection knows of the transaction that a unit of work has on it."""
 
     begin: str
     """The statement it begins with, where it needs one."""
@@ -51,41 +51,71 @@ class UnitTransaction:
 
 
 class UnitEngine(OptionEngine):
-    """The engine of units of work: SQLAlchemy's, with its pool and its listeners, on connections that know their unit.
+    """The engine of units of work: SQLAlchemy's, with its pool and listeners, on connections that know of the unit."""
 
-    A unit takes a connection for each of its transactions.
-    """
-
-    def __init__(self, engine: Engine, *, begin: str = "") -> None:
-        super().__init__(engine, {})
+    def __init__(self, engine: Engine, *, begin: str = "", **options: Any) -> None:
+        super().__init__(engine, options)
         self._begin_with = begin
-        self.last_answer = float("-inf")
-        """When the database last answered a statement of a unit, on the monotonic clock."""
 
-    def connect(self) -> Connection:
-        """Take a connection from the pool, for one transaction of a unit."""
-        connection = super().connect()
+    def raw_connection(self) -> PoolProxiedConnection:
+        """Take a connection from the pool for a unit; SQLAlchemy also does so for a connection that was invalidated."""
+        connection = super().raw_connection()
         connection.info[_TRANSACTION] = UnitTransaction(self._begin_with)
         return connection
+
+    def execution_options(self, **options: Any) -> UnitEngine:
+        """Make an engine with more options, whose connections know of the unit as well."""
+        return UnitEngine(self, begin=self._begin_with, **options)
+
+
+@dataclass(slots=True)
+class LastAnswer:
+    """When the database last answered, whatever the engine."""
+
+    at: float = float("-inf")
+    """A time of the monotonic clock."""
+
+    def now(self) -> None:
+        """Note an answer."""
+        self.at = time.monotonic()
 
 
 class Transactions(Dialect):
     """Goes before the class of SQLAlchemy's dialect, see :func:`watch`."""
 
+    last_answer: LastAnswer
+
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
         super().do_execute(cursor, statement, parameters, context)
-        _answered(context)
+        self._answered(context)
 
     def do_executemany(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
         super().do_executemany(cursor, statement, parameters, context)
-        _answered(context)
+        self._answered(context)
+
+    def do_execute_no_params(self, cursor: Any, statement: str, context: Any = None) -> None:
+        super().do_execute_no_params(cursor, statement, context)
+        self._answered(context)
 
     def do_commit(self, dbapi_connection: PoolProxiedConnection) -> None:
         """Refuse to commit what is incomplete."""
         transaction = unit_transaction(dbapi_connection)
         if transaction is not None and transaction.failed:
-            raise TransactionAborted(ABORTED)
+            self.refuse(dbapi_connection)
         super().do_commit(dbapi_connection)
+
+    def do_rollback(self, dbapi_connection: PoolProxiedConnection) -> None:
+        """Roll back, and begin with nothing failed."""
+        super().do_rollback(dbapi_connection)
+        transaction = unit_transaction(dbapi_connection)
+        if transaction is not None:
+            transaction.failed = False
+            transaction.savepoints.clear()
+
+    def refuse(self, dbapi_connection: PoolProxiedConnection) -> NoReturn:
+        """Roll back in place of a COMMIT. Nobody else does: SQLAlchemy counts the transaction as ended."""
+        self.do_rollback(dbapi_connection)
+        raise TransactionAborted(ABORTED)
 
     def do_savepoint(self, connection: Connection, name: str) -> None:
         transaction = unit_transaction(connection)
@@ -107,29 +137,32 @@ class Transactions(Dialect):
         while transaction is not None and transaction.savepoints and transaction.savepoints.pop()[0] != name:
             pass
 
+    def _answered(self, context: ExecutionContext | None) -> None:
+        # What SQLAlchemy asks a new connection, before anything else, is not in a transaction: it may yet fail.
+        if context is not None and context.root_connection.in_transaction():
+            self.last_answer.now()
 
-def watch(engine: Engine, hooks: type[Transactions]) -> None:
-    """Have ``hooks`` override the methods of an engine's dialect, and note the statements that fail."""
-    dialect = engine.dialect
+
+def watch(engine: Engine, hooks: type[Transactions], last_answer: LastAnswer) -> None:
+    """Have ``hooks`` override the methods of an engine's dialect; note answers, and the statements that fail."""
+    dialect: Any = engine.dialect
     dialect.__class__ = _hooked(hooks, type(dialect))  # type: ignore[arg-type]  # types are hashable
+    dialect.last_answer = last_answer
     event.listen(engine, "handle_error", _fail)
 
 
 def unit_transaction(connection: Connection | PoolProxiedConnection) -> UnitTransaction | None:
     """Give the transaction of the unit that has taken a connection, or None when none has."""
-    transaction: UnitTransaction | None = connection.info.get(_TRANSACTION)
+    try:
+        transaction: UnitTransaction | None = connection.info.get(_TRANSACTION)
+    except NotImplementedError:  # SQLAlchemy is setting up its dialect, on a connection that no pool has lent
+        return None
     return transaction
 
 
 def returned(entry: ConnectionPoolEntry) -> None:
     """Forget the unit that had taken a connection: it is back in its pool."""
     entry.info.pop(_TRANSACTION, None)
-
-
-def _answered(context: ExecutionContext | None) -> None:
-    engine = None if context is None else context.engine
-    if isinstance(engine, UnitEngine):
-        engine.last_answer = time.monotonic()
 
 
 @functools.cache
@@ -140,6 +173,8 @@ def _hooked(hooks: type[Transactions], dialect: type[Dialect]) -> type[Dialect]:
 
 
 def _fail(context: ExceptionContext) -> None:
+    if isinstance(context.original_exception, TransactionAborted):
+        return  # that is our answer to a failure, and the transaction is over
     wrapped = context.sqlalchemy_exception
     if wrapped is not None and problem_for(wrapped) is SCHEMA_MISMATCH:
         wrapped.add_note(MISMATCH)

@@ -50,7 +50,7 @@ class Probe:
     async def reachable(self) -> bool:
         """Tell whether the database answered something, or answers now."""
         now = time.monotonic()
-        if now - self._resources.connections.last_answer < ANSWERED_WITHIN:
+        if now - self._resources.connections.last_answer.at < ANSWERED_WITHIN:
             return True
         if now - self._asked < ANSWERED_WITHIN:
             return self._result
