@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--endpoint", nargs="+", choices=[endpoint.name for endpoint in ENDPOINTS])
     add("--clients", nargs="+", type=int, help=f"default {CLIENTS}")
     add("--seconds", type=float, default=1.0, help="length of a window (default %(default)s)")
-    add("--repetitions", type=int, help="windows per cell and peer (default 3)")
+    add("--repetitions", type=int, help="windows per cell and peer, three times as many at 8 clients (default 3)")
     add("--ramp", type=float, default=0.3, help="seconds in which clients arrive (default %(default)s)")
     add("--timeout", type=float, default=35.0, help="seconds for one request (default %(default)s)")
     add("--partial", action="store_true", help="chart: of the last quick or filtered run")

@@ -10,7 +10,8 @@ from contextlib import suppress
 import anyio
 import pytest
 
-from fastapi_database.core.admission import Admission, Ticket
+from fastapi_database.core.admission import Admission
+from fastapi_database.core.queue import Named, Ticket
 from fastapi_database.errors import QueueFull, QueueTimeout
 
 LONG = 60.0
@@ -23,7 +24,7 @@ def admission(
 
 
 def take(gate: Admission, owner: str = "holder") -> Ticket:
-    return gate.acquire_blocking(writer=False, owner=owner)
+    return gate.acquire_blocking(writer=False, owner=Named(owner))
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -35,15 +36,15 @@ async def until(condition: Callable[[], bool]) -> None:
 class Asynchronous:
     """A claim made on the event loop."""
 
-    async def acquire(self, gate: Admission, *, writer: bool = False) -> Ticket:
-        return await gate.acquire_async(writer=writer, owner="claimant")
+    async def acquire(self, gate: Admission, *, writer: bool = False, priority: int = 0) -> Ticket:
+        return await gate.acquire_async(writer=writer, owner=Named("claimant", priority))
 
 
 class InThread:
     """A claim made in a thread."""
 
-    async def acquire(self, gate: Admission, *, writer: bool = False) -> Ticket:
-        return await asyncio.to_thread(gate.acquire_blocking, writer=writer, owner="claimant")
+    async def acquire(self, gate: Admission, *, writer: bool = False, priority: int = 0) -> Ticket:
+        return await asyncio.to_thread(gate.acquire_blocking, writer=writer, owner=Named("claimant", priority))
 
 
 @pytest.fixture(params=[Asynchronous, InThread])
@@ -78,7 +79,9 @@ async def test_the_deadline_names_who_holds_the_places(way) -> None:
     gate = admission(timeout=0.05)
     held = take(gate, owner='"GET /reports"')
     with pytest.raises(
-        QueueTimeout, match=r'no connection after 0\.\d\d s \(max_connections 1, in use 1.*"GET /reports"'
+        QueueTimeout,
+        match=r"no connection after 0\.\d\d s \(max_connections 1, in use 1, waiting 1; "
+        r'held by "GET /reports" for 0\.\d\d s\)',
     ):
         await way.acquire(gate)
     assert (gate.waiting, gate.timed_out, gate.in_use) == (0, 1, 1)
@@ -102,7 +105,7 @@ async def test_the_bound_refuses_at_once(way) -> None:
 async def test_a_cancelled_wait_gives_its_claim_up() -> None:
     gate = admission()
     held = take(gate)
-    claim = asyncio.create_task(gate.acquire_async(writer=False, owner="claimant"))
+    claim = asyncio.create_task(gate.acquire_async(writer=False, owner=Named("claimant")))
     await until(lambda: gate.waiting == 1)
     claim.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -117,7 +120,7 @@ async def test_a_wait_cancelled_by_anyio_gives_its_claim_up() -> None:
     gate = admission()
     held = take(gate)
     async with anyio.create_task_group() as group:
-        group.start_soon(lambda: gate.acquire_async(writer=False, owner="claimant"))
+        group.start_soon(lambda: gate.acquire_async(writer=False, owner=Named("claimant")))
         await until(lambda: gate.waiting == 1)
         group.cancel_scope.cancel()
     assert gate.waiting == 0
@@ -131,8 +134,8 @@ def test_a_place_granted_to_a_cancelled_wait_goes_to_the_next(first: str, anyio_
     async def race() -> None:
         gate = admission()
         held = take(gate)
-        cancelled = asyncio.create_task(gate.acquire_async(writer=False, owner="cancelled"))
-        follower = asyncio.create_task(gate.acquire_async(writer=False, owner="follower"))
+        cancelled = asyncio.create_task(gate.acquire_async(writer=False, owner=Named("cancelled")))
+        follower = asyncio.create_task(gate.acquire_async(writer=False, owner=Named("follower")))
         await until(lambda: gate.waiting == 2)
         both = [lambda: gate.release(held), cancelled.cancel]
         for step in both if first == "grant" else reversed(both):  # in one step of the event loop
@@ -185,10 +188,10 @@ async def test_threads_and_tasks_stand_in_one_line() -> None:
 @pytest.mark.anyio
 async def test_a_reader_that_comes_to_write_waits_for_the_writer() -> None:
     gate = admission(places=3, single_writer=True)
-    writer = await gate.acquire_async(writer=True, owner="writer")
-    reader = await gate.acquire_async(writer=False, owner="reader")
+    writer = await gate.acquire_async(writer=True, owner=Named("writer"))
+    reader = await gate.acquire_async(writer=False, owner=Named("reader"))
     upgrade = asyncio.create_task(asyncio.to_thread(gate.upgrade_blocking, reader))
-    following = asyncio.create_task(gate.acquire_async(writer=True, owner="next writer"))
+    following = asyncio.create_task(gate.acquire_async(writer=True, owner=Named("next writer")))
     await until(lambda: reader.upgrading and gate.waiting == 1)
     gate.release(writer)
     await upgrade
@@ -202,8 +205,8 @@ async def test_a_reader_that_comes_to_write_waits_for_the_writer() -> None:
 @pytest.mark.anyio
 async def test_an_upgrade_has_a_deadline_too() -> None:
     gate = admission(places=2, single_writer=True, timeout=0.05)
-    writer = await gate.acquire_async(writer=True, owner='"POST /slow"')
-    reader = await gate.acquire_async(writer=False, owner="reader")
+    writer = await gate.acquire_async(writer=True, owner=Named('"POST /slow"'))
+    reader = await gate.acquire_async(writer=False, owner=Named("reader"))
     with pytest.raises(QueueTimeout, match=r'could not start writing.*"POST /slow"'):
         await asyncio.to_thread(gate.upgrade_blocking, reader)
     gate.release(writer)
@@ -227,13 +230,13 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("interrupted")
 def test_an_interrupt_while_waiting_to_write_leaves_the_writers_place_free() -> None:
     gate = admission(places=2, single_writer=True)
-    writer = gate.acquire_blocking(writer=True, owner="writer")
+    writer = gate.acquire_blocking(writer=True, owner=Named("writer"))
     reader = take(gate)
     with pytest.raises(KeyboardInterrupt):
         gate.upgrade_blocking(reader)
     gate.release(reader)
     gate.release(writer)
-    gate.release(gate.acquire_blocking(writer=True, owner="next"))  # at once: it could not wait
+    gate.release(gate.acquire_blocking(writer=True, owner=Named("next")))  # at once: it could not wait
     assert gate.in_use == 0
 
 
@@ -255,7 +258,7 @@ def test_two_event_loops_and_threads_share_the_places() -> None:
     async def tasks() -> None:
         async def one() -> None:
             nonlocal most
-            ticket = await gate.acquire_async(writer=False, owner="task")
+            ticket = await gate.acquire_async(writer=False, owner=Named("task"))
             most = max(most, gate.in_use)
             await asyncio.sleep(0)
             gate.release(ticket)
@@ -279,7 +282,7 @@ def test_a_loop_that_ended_while_it_waited_holds_nothing() -> None:
     held = take(gate)
 
     async def abandon() -> None:
-        task = asyncio.create_task(gate.acquire_async(writer=False, owner="abandoned"))
+        task = asyncio.create_task(gate.acquire_async(writer=False, owner=Named("abandoned")))
         await until(lambda: gate.waiting == 1)
         assert not task.done()
 
@@ -290,10 +293,10 @@ def test_a_loop_that_ended_while_it_waited_holds_nothing() -> None:
 
 def test_the_probe_never_goes_before_those_who_wait() -> None:
     gate = admission(places=2)
-    first = gate.try_acquire(owner="probe")
+    first = gate.try_acquire(owner=Named("probe"))
     assert first is not None
     second = take(gate)
-    assert gate.try_acquire(owner="probe") is None
+    assert gate.try_acquire(owner=Named("probe")) is None
     gate.release(first)
     gate.release(second)
     assert gate.in_use == 0
@@ -303,7 +306,7 @@ def test_a_place_granted_to_a_claim_whose_loop_was_closed_goes_to_the_next() -> 
     gate = admission(timeout=0.1)
     held = take(gate)
     loop = asyncio.new_event_loop()
-    abandoned = loop.create_task(gate.acquire_async(writer=False, owner="gone"))
+    abandoned = loop.create_task(gate.acquire_async(writer=False, owner=Named("gone")))
     loop.run_until_complete(asyncio.sleep(0))
     loop.close()
     assert gate.waiting == 1
@@ -317,13 +320,64 @@ def test_a_place_granted_to_a_claim_whose_loop_was_closed_goes_to_the_next() -> 
 
 def test_the_writers_place_granted_to_a_claim_whose_loop_was_closed_goes_to_the_next() -> None:
     gate = admission(places=3, timeout=0.1, single_writer=True)
-    held = gate.acquire_blocking(writer=True, owner="holder")
+    held = gate.acquire_blocking(writer=True, owner=Named("holder"))
     loop = asyncio.new_event_loop()
-    abandoned = loop.create_task(gate.acquire_async(writer=True, owner="gone"))
+    abandoned = loop.create_task(gate.acquire_async(writer=True, owner=Named("gone")))
     loop.run_until_complete(asyncio.sleep(0))
     loop.close()
     gate.release(held)
-    gate.release(gate.acquire_blocking(writer=True, owner="next"))
+    gate.release(gate.acquire_blocking(writer=True, owner=Named("next")))
     assert gate.in_use == 0
     abandoned.get_coro().close()  # type: ignore[union-attr]
     abandoned._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
+@pytest.mark.anyio
+async def test_a_claim_of_higher_priority_goes_first(way) -> None:
+    gate, order = admission(), list[str]()
+    held = take(gate)
+
+    async def claim(name: str, priority: int) -> None:
+        ticket = await way.acquire(gate, priority=priority)
+        order.append(name)
+        gate.release(ticket)
+
+    claims: list[asyncio.Task[None]] = []
+    for name, priority in (("report", -1), ("first", 0), ("payment", 5), ("second", 0)):
+        claims.append(asyncio.create_task(claim(name, priority)))
+        await until(lambda: gate.waiting == len(claims))
+    gate.release(held)
+    await asyncio.gather(*claims)
+    assert order == ["payment", "first", "second", "report"]
+
+
+@pytest.mark.anyio
+async def test_where_there_is_no_room_to_wait_the_last_of_lower_priority_is_refused(way) -> None:
+    gate = admission(max_waiting=2)
+    held = take(gate)
+    claims: list[asyncio.Task[Ticket]] = []
+    for priority in (0, -1):
+        claims.append(asyncio.create_task(way.acquire(gate, priority=priority)))
+        await until(lambda: gate.waiting == len(claims))
+    payment = asyncio.create_task(way.acquire(gate, priority=5))
+    with pytest.raises(QueueFull, match=r"2 requests wait .* max_waiting, and one of higher priority came"):
+        await claims[1]
+    with pytest.raises(QueueFull, match=r"max_waiting \[queue-full\]"):
+        await way.acquire(gate, priority=0)
+    assert (gate.waiting, gate.refused, gate.admitted) == (2, 2, 1)
+    for claim in (payment, claims[0]):
+        gate.release(held)
+        held = await claim
+    gate.release(held)
+    assert (gate.in_use, gate.waiting, gate.admitted) == (0, 0, 3)
+
+
+@pytest.mark.anyio
+async def test_the_deadline_names_the_three_who_hold_longest(way) -> None:
+    gate = admission(places=5, timeout=0.05)
+    for number in range(5):
+        take(gate, owner=f'"GET /{number}"')
+    with pytest.raises(
+        QueueTimeout, match=r'held by "GET /0" for \d.\d\d s, "GET /1" for .*, "GET /2" .*, and 2 more\)'
+    ):
+        await way.acquire(gate)

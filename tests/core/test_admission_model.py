@@ -5,10 +5,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from fastapi_database.core.admission import AdmissionQueue, Ticket
+from fastapi_database.core.queue import LONGEST_RETRY, AdmissionQueue, Named, Ticket
 from fastapi_database.errors import QueueFull
 
 NUMBER = st.integers(0, 1000)
+ME = Named("me")
+
+
+def turn(ticket: Ticket) -> tuple[int, int]:
+    return (-ticket.priority, ticket.number)
 
 
 class AdmissionModel(RuleBasedStateMachine):
@@ -26,20 +31,28 @@ class AdmissionModel(RuleBasedStateMachine):
         self.woken: list[Ticket] = []
         self.expected_woken: list[Ticket] = []
         self.writes: set[Ticket] = set()
+        self.displaced: set[Ticket] = set()
 
-    @rule(writer=st.booleans())
-    def request(self, writer: bool) -> None:
+    @rule(writer=st.booleans(), priority=st.integers(-1, 1))
+    def request(self, writer: bool, priority: int) -> None:
         self.now += 1
+        owner = Named("me", priority)
         writes = writer and self.single_writer
         ahead = [one for one in self.waiters if (one in self.writes) == writes]
         free = len(self.holders) < self.places and not ahead
         if writes:
             free = free and self.writer() is None and not self.upgrading
         if not free and len(self.waiters) >= self.max_waiting:
-            with pytest.raises(QueueFull, match=f"{len(self.waiters)} requests wait"):
-                self.queue.request(writer=writer, owner="me", now=self.now)
-            return
-        ticket = self.queue.request(writer=writer, owner="me", now=self.now)
+            last = max(self.waiters, key=turn, default=None)
+            if last is None or last.priority >= priority:
+                with pytest.raises(QueueFull, match=f"{len(self.waiters)} requests wait"):
+                    self.queue.request(writer=writer, owner=owner, now=self.now)
+                return
+            self.waiters.remove(last)
+            self.gone.append(last)
+            self.displaced.add(last)
+            self.expected_woken.append(last)
+        ticket = self.queue.request(writer=writer, owner=owner, now=self.now)
 
         def wake() -> bool:
             self.woken.append(ticket)
@@ -96,6 +109,8 @@ class AdmissionModel(RuleBasedStateMachine):
         assert all(one.granted is not None for one in self.holders)
         assert all(one.granted is None for one in self.waiters)
         assert self.woken == self.expected_woken  # each once, in order, and nobody else
+        assert {one for one in self.gone if one.displaced} == self.displaced
+        assert not any(one.displaced for one in self.holders + self.waiters)
 
     @invariant()
     def bounds_hold(self) -> None:
@@ -129,7 +144,7 @@ class AdmissionModel(RuleBasedStateMachine):
             able = [one for one in self.waiters if one not in self.writes or self.writer() is None]
             if not able:
                 return
-            first = min(able, key=lambda one: one.number)
+            first = min(able, key=turn)
             self.waiters.remove(first)
             self.holders.append(first)
             self.expected_woken.append(first)
@@ -141,9 +156,49 @@ TestAdmissionQueue.settings = settings(max_examples=150, stateful_step_count=40,
 
 def test_a_holder_that_leaves_while_it_waits_to_write_leaves_nothing_behind() -> None:
     queue = AdmissionQueue(places=3, max_waiting=3, single_writer=True)
-    writer = queue.request(writer=True, owner="first", now=0)
-    reader = queue.request(writer=False, owner="second", now=1)
+    writer = queue.request(writer=True, owner=ME, now=0)
+    reader = queue.request(writer=False, owner=ME, now=1)
     assert not queue.upgrade(reader, now=2)
     queue.release(reader, now=3)  # its thread was interrupted while it waited
     queue.release(writer, now=4)
-    assert queue.request(writer=True, owner="third", now=5).granted == 5
+    assert queue.request(writer=True, owner=ME, now=5).granted == 5
+
+
+def busy(queue: AdmissionQueue, *, hold: float, times: int = 100) -> float:
+    """Hold a place again and again; give the time after that."""
+    now = 0.0
+    for _ in range(times):
+        ticket = queue.request(writer=False, owner=ME, now=now)
+        now += hold
+        queue.release(ticket, now=now)
+    return now
+
+
+def test_who_is_refused_is_told_when_the_queue_will_have_moved() -> None:
+    queue = AdmissionQueue(places=4, max_waiting=79, single_writer=False)
+    now = busy(queue, hold=0.5)
+    for _ in range(4 + 79):
+        queue.request(writer=False, owner=ME, now=now)
+    assert queue.expected_wait(writer=False) == pytest.approx(80 * 0.5 / 4, rel=0.01)
+    with pytest.raises(QueueFull) as refused:
+        queue.request(writer=False, owner=ME, now=now)
+    assert refused.value.retry_after == pytest.approx(10, rel=0.01)
+
+
+@pytest.mark.parametrize(("hold", "expected"), [(0.001, 1), (1000.0, LONGEST_RETRY)])
+def test_nobody_is_told_to_come_back_at_once_or_never(hold: float, expected: float) -> None:
+    queue = AdmissionQueue(places=1, max_waiting=0, single_writer=False)
+    now = busy(queue, hold=hold)
+    queue.request(writer=False, owner=ME, now=now)
+    with pytest.raises(QueueFull) as refused:
+        queue.request(writer=False, owner=ME, now=now)
+    assert refused.value.retry_after == expected
+
+
+def test_writers_of_a_database_with_one_writer_wait_for_each_other_only() -> None:
+    queue = AdmissionQueue(places=10, max_waiting=100, single_writer=True)
+    now = busy(queue, hold=1.0)
+    for _ in range(6):
+        queue.request(writer=True, owner=ME, now=now)
+    assert queue.expected_wait(writer=True) == pytest.approx(6, rel=0.01)
+    assert queue.expected_wait(writer=False) == pytest.approx(0.1, rel=0.01)

@@ -1,23 +1,18 @@
-"""Who may hold a connection, and who waits: a pure queue under a thin shell.
-
-A *place* is the right to hold one connection. There are as many places as connections may be open, so
-whoever has a place never waits for the pool. On SQLite there is one *writer's place* besides: a unit
-that writes takes both in one step, so that nobody holds one of them while waiting for the other, and
-units that only read pass by those who wait to write.
-"""
+"""Who may hold a connection, and who waits: the queue of ``core/queue.py`` with a clock, a lock and a deadline."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
-from dataclasses import dataclass
 
 from fastapi_database.core.internals import running_loop
+from fastapi_database.core.queue import AdmissionQueue, Owner, Ticket
 from fastapi_database.errors import QueueFull, QueueTimeout, Unavailable
+
+_NAMED = 3  # of those who hold places, so many are named in an error
 
 
 class Refusals:
@@ -72,137 +67,6 @@ def admitted(owner: object) -> None:
         refusals.forget(owner)
 
 
-def _nobody() -> bool:
-    """Wake nobody: the place was granted before anyone had to wait."""
-    return True
-
-
-@dataclass(slots=True, eq=False)
-class Ticket:
-    """One claim to a place. Made by :meth:`AdmissionQueue.request`, given back by ``release``."""
-
-    writer: bool
-    owner: object
-    """Whoever holds the place; its ``str`` stands in messages."""
-    requested: float
-    number: int
-    request: object = None
-    """The request whose context the place was claimed in, if it was one."""
-    granted: float | None = None
-    upgrading: bool = False
-    wake: Callable[[], bool] = _nobody
-    """Tells whoever waits that the place is granted; False when nobody is left to hear it."""
-
-
-class AdmissionQueue:
-    """First come, first served, with a bound. No clock, no lock, no I/O: the shell brings those.
-
-    Every method that may grant places calls ``wake`` of the tickets it granted, in order. A place that nobody takes
-    any more, because the event loop that waited was closed, goes to the next.
-    """
-
-    def __init__(self, *, places: int, max_waiting: int, single_writer: bool) -> None:
-        self.places = places
-        self.max_waiting = max_waiting
-        self.single_writer = single_writer
-        self.held: dict[Ticket, None] = {}
-        self._writing: Ticket | None = None
-        self._readers: deque[Ticket] = deque()
-        self._writers: deque[Ticket] = deque()
-        self._upgrades: deque[Ticket] = deque()
-        self._next = 0
-
-    @property
-    def writing(self) -> Ticket | None:
-        """The holder of the writer's place."""
-        return self._writing
-
-    @property
-    def waiting(self) -> int:
-        """How many claims wait for a place."""
-        return len(self._readers) + len(self._writers)
-
-    def request(self, *, writer: bool, owner: object, now: float) -> Ticket:
-        """Claim a place; it is granted at once when one is free, else the claim waits its turn."""
-        self._next += 1
-        ticket = Ticket(writer=writer and self.single_writer, owner=owner, requested=now, number=self._next)
-        line = self._writers if ticket.writer else self._readers
-        if not line and len(self.held) < self.places and not (ticket.writer and self._writer_taken()):
-            self._grant(ticket, now)
-            return ticket
-        if self.waiting >= self.max_waiting:
-            raise QueueFull(
-                f"{self.waiting} requests wait for one of {self.places} connections already, which is max_waiting"
-            )
-        line.append(ticket)
-        return ticket
-
-    def upgrade(self, ticket: Ticket, *, now: float) -> bool:
-        """Claim the writer's place for a holder that meant to read; True when it has it now."""
-        if not self.single_writer or ticket.writer:
-            return True
-        if self._writing is None:
-            ticket.writer = True
-            self._writing = ticket
-            return True
-        ticket.upgrading = True
-        self._upgrades.append(ticket)
-        return False
-
-    def abandon_upgrade(self, ticket: Ticket) -> bool:
-        """Stop waiting for the writer's place; False when it was granted in the meantime."""
-        if not ticket.upgrading:
-            return False
-        ticket.upgrading = False
-        self._upgrades.remove(ticket)
-        return True
-
-    def release(self, ticket: Ticket, *, now: float) -> None:
-        """Give a place back, or withdraw a claim that still waits. A second call does nothing."""
-        if ticket in self.held:
-            self.abandon_upgrade(ticket)
-            self._take_back(ticket)
-        elif ticket.granted is None:
-            line = self._writers if ticket.writer else self._readers
-            if ticket in line:
-                line.remove(ticket)
-        self._serve(now)
-
-    def _writer_taken(self) -> bool:
-        return self._writing is not None or bool(self._upgrades)
-
-    def _grant(self, ticket: Ticket, now: float) -> None:
-        ticket.granted = now
-        self.held[ticket] = None
-        if ticket.writer:
-            self._writing = ticket
-
-    def _take_back(self, ticket: Ticket) -> None:
-        del self.held[ticket]
-        if self._writing is ticket:
-            self._writing = None
-
-    def _serve(self, now: float) -> None:
-        # A holder that waits to write comes first: it keeps a place from the others until it has written.
-        if self._writing is None and self._upgrades:
-            ticket = self._upgrades.popleft()
-            ticket.upgrading = False
-            ticket.writer = True
-            self._writing = ticket
-            ticket.wake()
-        while len(self.held) < self.places and (line := self._next_line()):
-            ticket = line.popleft()
-            self._grant(ticket, now)
-            if not ticket.wake():
-                self._take_back(ticket)
-
-    def _next_line(self) -> deque[Ticket] | None:
-        writers = self._writers if self._writers and not self._writer_taken() else None
-        if writers and self._readers:
-            return writers if writers[0].number < self._readers[0].number else self._readers
-        return writers or self._readers or None
-
-
 class Admission:
     """The queue with a clock and a lock: places for async callers and for threads.
 
@@ -236,17 +100,18 @@ class Admission:
         """Claims that wait now."""
         return self._queue.waiting
 
-    def try_acquire(self, *, owner: object) -> Ticket | None:
+    def try_acquire(self, *, owner: Owner) -> Ticket | None:
         """Take a place if one is free now; never waits, and never goes before those who do."""
         with self._lock:
             if self._queue.waiting or len(self._queue.held) >= self._queue.places:
                 return None
             return self._request(writer=False, owner=owner)
 
-    async def acquire_async(self, *, writer: bool, owner: object) -> Ticket:
+    async def acquire_async(self, *, writer: bool, owner: Owner) -> Ticket:
         """Wait for a place on the event loop.
 
-        Raises :class:`QueueFull` at once and :class:`QueueTimeout` at the deadline.
+        Raises :class:`QueueFull` at once, or when a claim of higher priority takes the last room to wait, and
+        :class:`QueueTimeout` at the deadline.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] | None = None
@@ -264,10 +129,9 @@ class Admission:
             except BaseException:
                 self.release(ticket)
                 raise
-        self.admitted += 1
-        return ticket
+        return self._admit(ticket)
 
-    def acquire_blocking(self, *, writer: bool, owner: object) -> Ticket:
+    def acquire_blocking(self, *, writer: bool, owner: Owner) -> Ticket:
         """Wait for a place in a thread; the same errors as :meth:`acquire_async`."""
         ready = threading.Event()
         with self._lock:
@@ -281,8 +145,7 @@ class Admission:
             except BaseException:
                 self.release(ticket)
                 raise
-        self.admitted += 1
-        return ticket
+        return self._admit(ticket)
 
     def upgrade_blocking(self, ticket: Ticket) -> None:
         """Wait in a thread for the writer's place, for a unit that holds a place and now writes."""
@@ -301,14 +164,15 @@ class Admission:
         with self._lock:
             if self._queue.abandon_upgrade(ticket):
                 self.timed_out += 1
-                raise QueueTimeout(self._explain(ticket, "could not start writing", self._timeout))
+                message = self._explain(ticket, "could not start writing", self._timeout)
+                raise QueueTimeout(message, retry_after=self._queue.retry_after(writer=True))
 
     def release(self, ticket: Ticket) -> None:
         """Give the place back. Never blocks, never raises; a second call does nothing."""
         with self._lock:
             self._queue.release(ticket, now=self._clock())
 
-    def _request(self, *, writer: bool, owner: object) -> Ticket:
+    def _request(self, *, writer: bool, owner: Owner) -> Ticket:
         try:
             ticket = self._queue.request(writer=writer, owner=owner, now=self._clock())
         except QueueFull:
@@ -317,14 +181,23 @@ class Admission:
         ticket.request = REFUSALS.get()
         return ticket
 
+    def _admit(self, ticket: Ticket) -> Ticket:
+        if ticket.displaced:
+            with self._lock:
+                self.refused += 1
+                raise self._queue.full(writer=ticket.writer, reason="one of higher priority came")
+        self.admitted += 1
+        return ticket
+
     def _give_up(self, ticket: Ticket) -> None:
         with self._lock:
-            if ticket.granted is not None:  # granted between the deadline and this lock: it is ours
+            if ticket.granted is not None or ticket.displaced:  # between the deadline and this lock
                 return
             message = self._explain(ticket, "no connection", self._clock() - ticket.requested)
             self._queue.release(ticket, now=self._clock())
             self.timed_out += 1
-        raise QueueTimeout(message)
+            retry_after = self._queue.retry_after(writer=ticket.writer)
+        raise QueueTimeout(message, retry_after=retry_after)
 
     def _explain(self, ticket: Ticket, what: str, waited: float) -> str:
         queue = self._queue
@@ -332,14 +205,21 @@ class Admission:
         writing = queue.writing if has_place else None
         in_the_way = list(queue.held) if writing is None else [writing]
         held = ""
-        if in_the_way and in_the_way[0].granted is not None:
-            since = self._clock() - in_the_way[0].granted
-            place = "longest" if writing is None else "the writer's place"
-            held = f"; {place} held for {since:.2f} s by {in_the_way[0].owner}"
+        if in_the_way:
+            place = "held by" if writing is None else "the writer's place is held by"
+            held = f"; {place} {_holders(in_the_way, self._clock())}"
         return (
             f"{what} after {waited:.2f} s (max_connections {queue.places}, in use {len(queue.held)}, "
             f"waiting {queue.waiting}{held}). {_advice(ticket, in_the_way, to_write=writing is not None)}"
         )
+
+
+def _holders(tickets: Iterable[Ticket], now: float) -> str:
+    """Name those who have held their place longest, and for how long."""
+    longest = sorted((ticket.granted or now, ticket.number, ticket.owner) for ticket in tickets)
+    named = ", ".join(f"{owner} for {now - since:.2f} s" for since, _, owner in longest[:_NAMED])
+    others = len(longest) - _NAMED
+    return named if others <= 0 else f"{named}, and {others} more"
 
 
 def _advice(ticket: Ticket, in_the_way: list[Ticket], *, to_write: bool) -> str:

@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.engine import URL, Engine
 
 from fastapi_database.config import settings
+from fastapi_database.core.queue import Named
+from fastapi_database.core.released import Released
 from fastapi_database.core.resources import Resources
+from fastapi_database.core.transaction import checked_priority
 from fastapi_database.core.unit import AsyncUnit, Intent, Unit
 from fastapi_database.errors import ConcurrentUse, InvalidModels
 
@@ -86,13 +89,14 @@ class CoreDatabase:
         """SQLAlchemy's async engine of the running event loop, made on first use; see :attr:`engine`."""
         return self._resources.connections.async_engine()
 
-    def begin(self) -> Begin:
+    def begin(self, *, priority: int = 0) -> Begin:
         """Open a unit of work outside the request's own: in a script, worker, task, socket message or test.
 
         ``with`` gives a ``Session``, ``async with`` an ``AsyncSession``. The end of the block commits, any
         exception rolls back and goes on. The connection is taken at the first statement; waiting for it is
-        bounded by ``queue_timeout`` and raises :class:`~fastapi_database.errors.QueueTimeout`. On cancellation
-        the unit is rolled back. After the block the session refuses to work. Each call is good for one block.
+        bounded by ``queue_timeout`` and raises :class:`~fastapi_database.errors.QueueTimeout`; ``priority`` is that of
+        :func:`~fastapi_database.transaction`. On cancellation the unit is rolled back. After the block the session
+        refuses to work. Each call is good for one block.
 
         >>> from sqlalchemy import text
         >>> db = CoreDatabase("sqlite://")
@@ -101,7 +105,31 @@ class CoreDatabase:
         2
         >>> db.close()
         """
-        return Begin(self._resources, owner=_caller())
+        return Begin(self._resources, owner=Named(_caller(), checked_priority(priority)))
+
+    def released(self, session: Session | AsyncSession) -> Released:
+        """Hold no connection while the block lasts: around a call of another service, a computation, a long wait.
+
+        ``with`` for a ``Session``, ``async with`` for an ``AsyncSession``. What was read so far ends as a transaction
+        of its own; loaded objects stay readable. The first statement after the block (or in it) takes a connection
+        anew, in a new transaction: what others committed meanwhile is seen. Waiting for it is bounded by
+        ``queue_timeout``.
+
+        Raises ``NotReleasable`` when the unit has written, has something to write, or is in a savepoint: that would
+        have to be committed or undone, and a unit is one thing. Call ``session.commit()`` before, if it may stand
+        alone. A second, inner block does nothing more. On cancellation the unit is rolled back, as ever.
+
+        >>> from sqlalchemy import text
+        >>> db = CoreDatabase("sqlite://")
+        >>> with db.begin() as session:
+        ...     price = session.scalar(text("SELECT 3"))
+        ...     with db.released(session):
+        ...         in_use = db.stats().in_use
+        >>> price, in_use
+        (3, 0)
+        >>> db.close()
+        """
+        return Released(self._resources, session)
 
     def create_all(self) -> None:
         """Create the tables of ``models`` that do not exist yet: for demos and tests; use migrations elsewhere.
@@ -157,7 +185,7 @@ class CoreDatabase:
 class Begin:
     """One unit of work outside a request; made by :meth:`CoreDatabase.begin`."""
 
-    def __init__(self, resources: Resources, *, owner: str) -> None:
+    def __init__(self, resources: Resources, *, owner: Named) -> None:
         self._resources = resources
         self._owner = owner
         self._unit: Unit | None = None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from fastapi_database.config import Settings
-from fastapi_database.core.admission import Admission, Ticket
+from fastapi_database.core.admission import Admission
 from fastapi_database.core.cancellation import let_result_stand, nothing
 from fastapi_database.core.connections import Connections
+from fastapi_database.core.queue import Owner, Ticket
 from fastapi_database.core.threads import Threads
-from fastapi_database.core.unit import AsyncUnit, Counters, Intent, Services, SyncUnit
+from fastapi_database.core.unit import AsyncUnit, Counters, Intent, Services, SyncUnit, Unit
 from fastapi_database.engines import dialect_for
 
 
@@ -35,14 +36,18 @@ class Resources:
         sessions = Sessions({"expire_on_commit": False, **settings.session_options})
         self._services = Services(self.connections, self.admission, sessions, self.counters, self._not_serving)
 
-    def sync_unit(self, *, owner: object, intent: Intent, ticket: Ticket | None = None) -> SyncUnit:
+    def sync_unit(self, *, owner: Owner, intent: Intent, ticket: Ticket | None = None) -> SyncUnit:
         """Open a unit for a thread; that of a request brings its ``ticket``, and its COMMIT is always told."""
         on_success = nothing if ticket is None else let_result_stand
         return SyncUnit(self._services, owner=owner, intent=intent, ticket=ticket, on_success=on_success)
 
-    def async_unit(self, *, owner: object, intent: Intent) -> AsyncUnit:
+    def async_unit(self, *, owner: Owner, intent: Intent) -> AsyncUnit:
         """Open a unit for a task; it takes its place at the first statement."""
         return AsyncUnit(self._services, owner=owner, intent=intent)
+
+    def opened(self, unit: Unit) -> bool:
+        """Tell whether a unit is one of this ``Database``."""
+        return unit.services is self._services
 
     async def pause(self) -> None:
         """Close everything that a later use can open again: the end of a lifespan."""

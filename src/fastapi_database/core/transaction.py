@@ -18,33 +18,45 @@ class TransactionOptions:
     """What an endpoint asked for."""
 
     commit_on: frozenset[int] = frozenset()
+    priority: int = 0
 
 
 DEFAULT = TransactionOptions()
 
 
-def transaction(*, commit_on: Collection[int] = ()) -> Callable[[F], F]:
-    """Set how the unit of work of an endpoint ends; put it below or above the route decorator.
+def transaction(*, priority: int = 0, commit_on: Collection[int] = ()) -> Callable[[F], F]:
+    """Set how the unit of work of an endpoint waits and ends; put it below or above the route decorator.
+
+    ``priority`` matters when connections are scarce: who waits for one with a higher priority goes first, and where
+    ``max_waiting`` wait already, takes the room of one with a lower. 0 is everybody's; one below it waits longer.
 
     ``commit_on`` are statuses from 400 on after which the unit commits all the same, whether the answer was returned or
     an exception led to it: a failed login that must be counted, say. Everything else keeps the one rule: below 400
     commits, an error rolls back. Works on every router; FastAPI sees the endpoint as it is. A commit that then fails
     is answered as its own error. Applied twice, the outermost counts.
 
-    Raises ``ConflictingSettings`` for a status that is no error, and for what is no collection of statuses.
+    Raises ``ConflictingSettings`` for a status that is no error, for what is no collection of statuses, and for a
+    priority that is no ``int``.
 
     >>> @transaction(commit_on={401})
     ... def login() -> None: ...
     >>> transaction_options(login).commit_on
     frozenset({401})
     """
-    options = TransactionOptions(commit_on=_error_statuses(commit_on))
+    options = TransactionOptions(commit_on=_error_statuses(commit_on), priority=checked_priority(priority))
 
     def mark(endpoint: F) -> F:
         setattr(endpoint, _ATTRIBUTE, options)
         return endpoint
 
     return mark
+
+
+def checked_priority(given: object) -> int:
+    """Check a priority, whatever was given."""
+    if not isinstance(given, int) or isinstance(given, bool):
+        raise ConflictingSettings(f"priority={given!r} is no int: write for example priority=10, or -10 for less")
+    return given
 
 
 def _error_statuses(given: object) -> frozenset[int]:

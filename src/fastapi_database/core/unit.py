@@ -20,7 +20,7 @@ from greenlet import greenlet
 from sqlalchemy.engine import Engine
 from sqlalchemy.sql.expression import FunctionElement, SelectBase, TextClause
 
-from fastapi_database.core.admission import REFUSALS, Admission, Ticket, admitted, refused
+from fastapi_database.core.admission import REFUSALS, Admission, admitted, refused
 from fastapi_database.core.cancellation import finish_despite_cancellation, nothing
 from fastapi_database.core.connections import Connections
 from fastapi_database.core.internals import (
@@ -30,10 +30,12 @@ from fastapi_database.core.internals import (
     greenlet_spawn,
     running_loop,
 )
+from fastapi_database.core.queue import Owner, Ticket
 from fastapi_database.errors import (
     ConcurrentUse,
     FastAPIDatabaseError,
     LoadOutsideSession,
+    NotReleasable,
     Unavailable,
     UnitEnded,
     WrongSession,
@@ -104,7 +106,7 @@ class Unit(ABC):
         self,
         services: Services,
         *,
-        owner: object,
+        owner: Owner,
         intent: Intent,
         ticket: Ticket | None = None,
         on_success: Callable[[], None] = nothing,
@@ -114,10 +116,14 @@ class Unit(ABC):
         self.ended = False
         self.fatal: FastAPIDatabaseError | None = None
         """An error that must reach the client even if the handler swallowed it."""
-        self._services = services
+        self.services = services
         self._session: Session | None = None
         self._ticket = ticket
         self._engine: Engine | None = None
+        self._wrote = False
+        """Whether a statement of the running transaction may have written."""
+        self.released = False
+        """Whether a block of ``db.released()`` is being run."""
         self._connected = True
         """False from the moment a connection is asked for until it has begun a transaction."""
         self._acknowledged = False
@@ -130,7 +136,7 @@ class Unit(ABC):
         """The session, made when it is first asked for."""
         session = self._session
         if session is None:
-            session = self._services.sessions.sync(self)
+            session = self.services.sessions.sync(self)
             if not self.ended:  # one that is made to refuse is nobody's: see end()
                 self._session = session
         return session
@@ -165,6 +171,8 @@ class Unit(ABC):
         if engine is None:
             engine = self._engine = self._begin(clause)
             self._connected = False
+        elif not self._wrote:
+            self._wrote = _may_write(clause)
         return engine
 
     def refuse_if_ended(self) -> None:
@@ -223,20 +231,42 @@ class Unit(ABC):
         """Give the place back; the next statement claims a new one."""
         ticket, self._ticket = self._ticket, None
         if ticket is not None:
-            self._services.admission.release(ticket)
+            self.services.admission.release(ticket)
+
+    def release_connection(self) -> None:
+        """End what was read as a transaction of its own and give connection and place back, for :class:`Released`.
+
+        Runs where the session may block.
+        """
+        self.refuse_if_ended()
+        session = self._session
+        if session is not None and session.in_transaction():
+            if self._wrote or session.in_nested_transaction() or session.new or session.deleted or session.dirty:
+                raise NotReleasable(
+                    f"the unit of {self.owner} has written, or is about to: to give its connection back, that would "
+                    "have to be committed or undone. Call session.commit() before db.released(session) if it may "
+                    "stand alone, or do the slow work before or after it"
+                )
+            expires, session.expire_on_commit = session.expire_on_commit, False
+            try:
+                session.commit()
+            finally:
+                session.expire_on_commit = expires
+        self.release_place()
 
     def transaction_ended(self) -> None:
         """Note that the connection went back to its pool: the next transaction chooses its engine anew."""
         self._engine = None
+        self._wrote = False
 
     def committed(self) -> None:
         """Count a COMMIT."""
         self._acknowledged = True
-        self._services.counters.commits += 1
+        self.services.counters.commits += 1
 
     def rolled_back(self) -> None:
         """Count a ROLLBACK."""
-        self._services.counters.rollbacks += 1
+        self.services.counters.rollbacks += 1
 
     def _note_swallowed_refusal(self) -> None:
         refusals = REFUSALS.get()
@@ -269,19 +299,24 @@ class Unit(ABC):
                 raise
 
     def _begin(self, clause: Any) -> Engine:
-        writes = self.intent is Intent.WRITE or _may_write(clause)
-        engines = self._services.connections.unit_engines(self._base_engine())
+        self._wrote = _may_write(clause)
+        engines = self.services.connections.unit_engines(self._base_engine())
+        return engines.write if self.take_place() else engines.read
+
+    def take_place(self) -> bool:
+        """Claim a place, unless there is one; True for one that may write. Runs where the session may block."""
+        writes = self.intent is Intent.WRITE or self._wrote
         try:
             if self._ticket is None:
                 self._ticket = self._claim(writer=writes)
             elif writes and not self._ticket.writer:
-                self._services.admission.upgrade_blocking(self._ticket)
+                self.services.admission.upgrade_blocking(self._ticket)
         except Unavailable as error:
             self.fatal = error
             refused(error, owner=self.owner)
             raise
         admitted(self.owner)
-        return engines.write if writes else engines.read
+        return writes
 
     @abstractmethod
     def _base_engine(self) -> Engine: ...
@@ -300,13 +335,13 @@ class SyncUnit(Unit):
     kind = Kind.SYNC
 
     def _base_engine(self) -> Engine:
-        return self._services.connections.sync_engine()
+        return self.services.connections.sync_engine()
 
     def _claim(self, *, writer: bool) -> Ticket:
-        return self._services.admission.acquire_blocking(writer=writer, owner=self.owner)
+        return self.services.admission.acquire_blocking(writer=writer, owner=self.owner)
 
     def check_context(self) -> None:
-        if running_loop() is not None and not self._services.allow_on_loop():
+        if running_loop() is not None and not self.services.allow_on_loop():
             raise WrongSession(
                 f"the sync session of {self.owner} was used on the event loop, where it stops every other request. "
                 "Use it in `def`, or in `async def` take the async one: Depends(db.async_session), "
@@ -319,7 +354,7 @@ class AsyncUnit(Unit):
 
     kind = Kind.ASYNC
 
-    def __init__(self, services: Services, *, owner: object, intent: Intent) -> None:
+    def __init__(self, services: Services, *, owner: Owner, intent: Intent) -> None:
         super().__init__(services, owner=owner, intent=intent)
         self._async_session: AsyncSession | None = None
         self._operation: greenlet | None = None
@@ -330,14 +365,14 @@ class AsyncUnit(Unit):
         """The async face of the session, made when it is first asked for."""
         session = self._async_session
         if session is None:
-            session = self._async_session = self._services.sessions.asynchronous(self)
+            session = self._async_session = self.services.sessions.asynchronous(self)
         return session
 
     def _base_engine(self) -> Engine:
-        return self._services.connections.async_engine().sync_engine
+        return self.services.connections.async_engine().sync_engine
 
     def _claim(self, *, writer: bool) -> Ticket:
-        return await_only(self._services.admission.acquire_async(writer=writer, owner=self.owner))
+        return await_only(self.services.admission.acquire_async(writer=writer, owner=self.owner))
 
     def end(self) -> None:
         super().end()

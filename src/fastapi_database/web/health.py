@@ -7,6 +7,7 @@ import time
 
 from fastapi import APIRouter, Response
 
+from fastapi_database.core.queue import Named
 from fastapi_database.core.resources import Resources
 
 ANSWERED_WITHIN = 0.2
@@ -71,7 +72,7 @@ class Probe:
         return self._result
 
     async def _question(self) -> bool:
-        ticket = self._resources.admission.try_acquire(owner="the readiness probe")
+        ticket = self._resources.admission.try_acquire(owner=Named("the readiness probe"))
         if ticket is None:  # every connection is busy: that is no reason to take the process out of service
             return await self._resources.connections.address_answers()
         try:

@@ -58,6 +58,11 @@ class RequestUnits:
         """Whether there is anything to commit, to roll back or to tell."""
         return any(unit.unsettled for unit in self.units.values())
 
+    @property
+    def priority(self) -> int:
+        """What the endpoint asked for, when it has to wait."""
+        return internals.options_of(self._scope.get("endpoint")).priority
+
     def __str__(self) -> str:
         """Name the request for messages: method and route."""
         method = self._scope.get("method", "WebSocket")
