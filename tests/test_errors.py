@@ -136,15 +136,6 @@ def concurrent_use() -> None:
     asyncio.run(gather())
 
 
-def not_releasable() -> None:
-    db = Database("sqlite://", models=Base)
-    db.create_all()
-    with db.begin() as session:
-        session.add(Guest(id=1))
-        with db.released(session):
-            pass
-
-
 def load_outside_session() -> None:
     async def read() -> None:
         db = Database("sqlite://", models=Base)
@@ -212,7 +203,6 @@ RAISED: dict[type[FastAPIDatabaseError], tuple[Callable[..., None], str, str]] =
     errors.UnitEnded: (unit_ended, r"db\.begin\(\) at test_errors\.py:\d+", r"`with db\.begin\(\) as session:`"),
     errors.OutsideRequest: (outside_request, r"db\.session", r"`with db\.begin\(\) as session:`"),
     errors.ConcurrentUse: (concurrent_use, r"db\.begin\(\) at test_errors\.py:\d+", "Await the statements"),
-    errors.NotReleasable: (not_releasable, r"db\.begin\(\) at test_errors\.py:\d+", r"session\.commit\(\)"),
     errors.LoadOutsideSession: (load_outside_session, r"db\.begin\(\) at test_errors\.py:\d+", "selectinload"),
     errors.TransactionAborted: (transaction_aborted, "COMMIT", r"session\.begin_nested\(\)"),
     errors.QueueFull: (queue_full, "0 requests wait for one of 1 connections", "max_waiting"),

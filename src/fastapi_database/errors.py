@@ -20,7 +20,6 @@ FastAPIDatabaseError
 │   ├── UnitEnded                      unit-ended
 │   ├── OutsideRequest                 outside-request
 │   ├── ConcurrentUse                  concurrent-use
-│   ├── NotReleasable                  not-releasable
 │   └── LoadOutsideSession             load-outside-session
 ├── TransactionAborted                 transaction-aborted
 └── Unavailable                        the database can not serve now: answered with 503
@@ -172,12 +171,6 @@ class ConcurrentUse(UsageError):
     """Two tasks used one async session at the same time."""
 
     code = "concurrent-use"
-
-
-class NotReleasable(UsageError):
-    """The connection of a unit that has written was to be given back in the middle of it."""
-
-    code = "not-releasable"
 
 
 class LoadOutsideSession(UsageError):

@@ -7,7 +7,6 @@ environment it starts without touching the database.
 import asyncio
 import os
 import threading
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Annotated, Any
 
@@ -192,14 +191,6 @@ def add_sync(router: fastapi.APIRouter) -> None:
     def guarded_by_begin() -> dict[str, bool]:
         return {"ok": True}
 
-    @router.get("/released")
-    def released(session: SyncSession, seconds: float) -> dict[str, Any]:
-        author = session.scalars(select(Author).order_by(Author.id)).first()
-        with db.released(session):
-            time.sleep(seconds)
-            name = author.name
-        return {"name": name, "then": session.scalar(select(1))}
-
     @router.get("/hold/{name:path}")
     def hold(name: str, session: SyncSession) -> dict[str, bool]:
         session.execute(select(1))
@@ -366,14 +357,6 @@ def add_async(router: fastapi.APIRouter) -> None:
         except Exception:
             return JSONResponse({"detail": "who are you?"}, 401)
         return {"name": author.name}
-
-    @router.get("/released")
-    async def released(session: TaskSession, seconds: float) -> dict[str, Any]:
-        author = (await session.scalars(select(Author).order_by(Author.id))).first()
-        async with db.released(session):
-            await asyncio.sleep(seconds)
-            name = author.name
-        return {"name": name, "then": await session.scalar(select(1))}
 
     @router.get("/hold/{name:path}")
     async def hold(name: str, session: TaskSession) -> dict[str, bool]:

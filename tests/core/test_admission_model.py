@@ -109,8 +109,8 @@ class AdmissionModel(RuleBasedStateMachine):
         assert all(one.granted is not None for one in self.holders)
         assert all(one.granted is None for one in self.waiters)
         assert self.woken == self.expected_woken  # each once, in order, and nobody else
-        assert {one for one in self.gone if one.displaced} == self.displaced
-        assert not any(one.displaced for one in self.holders + self.waiters)
+        assert {one for one in self.gone if one.refusal is not None} == self.displaced
+        assert not any(one.refusal is not None for one in self.holders + self.waiters)
 
     @invariant()
     def bounds_hold(self) -> None:
@@ -179,7 +179,7 @@ def test_who_is_refused_is_told_when_the_queue_will_have_moved() -> None:
     now = busy(queue, hold=0.5)
     for _ in range(4 + 79):
         queue.request(writer=False, owner=ME, now=now)
-    assert queue.expected_wait(writer=False) == pytest.approx(80 * 0.5 / 4, rel=0.01)
+    assert queue.expected_wait(writer=False, now=now) == pytest.approx(80 * 0.5 / 4, rel=0.01)
     with pytest.raises(QueueFull) as refused:
         queue.request(writer=False, owner=ME, now=now)
     assert refused.value.retry_after == pytest.approx(10, rel=0.01)
@@ -195,10 +195,19 @@ def test_nobody_is_told_to_come_back_at_once_or_never(hold: float, expected: flo
     assert refused.value.retry_after == expected
 
 
+def test_holders_that_keep_their_places_count_before_any_is_given_back() -> None:
+    queue = AdmissionQueue(places=2, max_waiting=0, single_writer=False)
+    for _ in range(2):
+        queue.request(writer=False, owner=ME, now=0)
+    with pytest.raises(QueueFull) as refused:
+        queue.request(writer=False, owner=ME, now=30)
+    assert refused.value.retry_after == 15
+
+
 def test_writers_of_a_database_with_one_writer_wait_for_each_other_only() -> None:
     queue = AdmissionQueue(places=10, max_waiting=100, single_writer=True)
     now = busy(queue, hold=1.0)
     for _ in range(6):
         queue.request(writer=True, owner=ME, now=now)
-    assert queue.expected_wait(writer=True) == pytest.approx(6, rel=0.01)
-    assert queue.expected_wait(writer=False) == pytest.approx(0.1, rel=0.01)
+    assert queue.expected_wait(writer=True, now=now) == pytest.approx(6, rel=0.01)
+    assert queue.expected_wait(writer=False, now=now) == pytest.approx(0.1, rel=0.01)

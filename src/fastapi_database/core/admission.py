@@ -165,7 +165,7 @@ class Admission:
             if self._queue.abandon_upgrade(ticket):
                 self.timed_out += 1
                 message = self._explain(ticket, "could not start writing", self._timeout)
-                raise QueueTimeout(message, retry_after=self._queue.retry_after(writer=True))
+                raise QueueTimeout(message, retry_after=self._queue.retry_after(writer=True, now=self._clock()))
 
     def release(self, ticket: Ticket) -> None:
         """Give the place back. Never blocks, never raises; a second call does nothing."""
@@ -182,21 +182,20 @@ class Admission:
         return ticket
 
     def _admit(self, ticket: Ticket) -> Ticket:
-        if ticket.displaced:
-            with self._lock:
-                self.refused += 1
-                raise self._queue.full(writer=ticket.writer, reason="one of higher priority came")
+        if ticket.refusal is not None:
+            self.refused += 1
+            raise ticket.refusal
         self.admitted += 1
         return ticket
 
     def _give_up(self, ticket: Ticket) -> None:
         with self._lock:
-            if ticket.granted is not None or ticket.displaced:  # between the deadline and this lock
+            if ticket.granted is not None or ticket.refusal is not None:  # between the deadline and this lock
                 return
             message = self._explain(ticket, "no connection", self._clock() - ticket.requested)
             self._queue.release(ticket, now=self._clock())
             self.timed_out += 1
-            retry_after = self._queue.retry_after(writer=ticket.writer)
+            retry_after = self._queue.retry_after(writer=ticket.writer, now=self._clock())
         raise QueueTimeout(message, retry_after=retry_after)
 
     def _explain(self, ticket: Ticket, what: str, waited: float) -> str:

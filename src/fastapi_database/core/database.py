@@ -13,7 +13,6 @@ from sqlalchemy.engine import URL, Engine
 
 from fastapi_database.config import settings
 from fastapi_database.core.queue import Named
-from fastapi_database.core.released import Released
 from fastapi_database.core.resources import Resources
 from fastapi_database.core.transaction import checked_priority
 from fastapi_database.core.unit import AsyncUnit, Intent, Unit
@@ -106,30 +105,6 @@ class CoreDatabase:
         >>> db.close()
         """
         return Begin(self._resources, owner=Named(_caller(), checked_priority(priority)))
-
-    def released(self, session: Session | AsyncSession) -> Released:
-        """Hold no connection while the block lasts: around a call of another service, a computation, a long wait.
-
-        ``with`` for a ``Session``, ``async with`` for an ``AsyncSession``. What was read so far ends as a transaction
-        of its own; loaded objects stay readable. The first statement after the block (or in it) takes a connection
-        anew, in a new transaction: what others committed meanwhile is seen. Waiting for it is bounded by
-        ``queue_timeout``.
-
-        Raises ``NotReleasable`` when the unit has written, has something to write, or is in a savepoint: that would
-        have to be committed or undone, and a unit is one thing. Call ``session.commit()`` before, if it may stand
-        alone. A second, inner block does nothing more. On cancellation the unit is rolled back, as ever.
-
-        >>> from sqlalchemy import text
-        >>> db = CoreDatabase("sqlite://")
-        >>> with db.begin() as session:
-        ...     price = session.scalar(text("SELECT 3"))
-        ...     with db.released(session):
-        ...         in_use = db.stats().in_use
-        >>> price, in_use
-        (3, 0)
-        >>> db.close()
-        """
-        return Released(self._resources, session)
 
     def create_all(self) -> None:
         """Create the tables of ``models`` that do not exist yet: for demos and tests; use migrations elsewhere.

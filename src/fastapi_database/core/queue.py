@@ -58,8 +58,8 @@ class Ticket:
     request: object = None
     """The request whose context the place was claimed in, if it was one."""
     granted: float | None = None
-    displaced: bool = False
-    """Whether it lost its turn to a claim of higher priority, in a full queue."""
+    refusal: QueueFull | None = None
+    """Why it lost its turn: in a full queue, to a claim of higher priority."""
     upgrading: bool = False
     wake: Callable[[], bool] = _nobody
     """Tells whoever waits that the place is granted, or the turn lost; False when nobody is left to hear it."""
@@ -134,15 +134,20 @@ class AdmissionQueue:
         """How many claims wait for a place."""
         return len(self._readers) + len(self._writers)
 
-    def expected_wait(self, *, writer: bool) -> float:
-        """Estimate the seconds until a claim that comes now would be granted: those before it, at the mean hold."""
+    def expected_wait(self, *, writer: bool, now: float) -> float:
+        """Estimate the seconds until a claim that comes now would be granted: those before it, at the mean hold.
+
+        Places that are held for longer already, by a mean, tell more than those that were given back.
+        """
+        ages = [now - ticket.granted for ticket in self.held if ticket.granted is not None]
+        hold = max(self._mean_hold, sum(ages) / len(ages) if ages else 0.0)
         one_at_a_time = writer and self.single_writer
         ahead = len(self._writers if one_at_a_time else self._readers)
-        return (ahead + 1) * self._mean_hold / (1 if one_at_a_time else self.places)
+        return (ahead + 1) * hold / (1 if one_at_a_time else self.places)
 
-    def retry_after(self, *, writer: bool) -> float:
+    def retry_after(self, *, writer: bool, now: float) -> float:
         """Give the seconds after which a claim that is refused now may come again."""
-        return min(max(RETRY_AFTER, self.expected_wait(writer=writer)), LONGEST_RETRY)
+        return min(max(RETRY_AFTER, self.expected_wait(writer=writer, now=now)), LONGEST_RETRY)
 
     def request(self, *, writer: bool, owner: Owner, now: float) -> Ticket:
         """Claim a place; it is granted at once when one is free, else the claim waits its turn.
@@ -156,18 +161,10 @@ class AdmissionQueue:
             self._grant(ticket, now)
             return ticket
         ticket.priority = owner.priority
-        if self.waiting >= self.max_waiting and not self._displace_one_below(ticket.priority):
-            raise self.full(writer=writer)
+        if self.waiting >= self.max_waiting and not self._displace_one_below(ticket.priority, now):
+            raise self._full(ticket, now)
         line.add(ticket)
         return ticket
-
-    def full(self, *, writer: bool, reason: str = "") -> QueueFull:
-        """Make the error for a claim that has no room to wait, or lost it."""
-        besides = f", and {reason}" if reason else ""
-        return QueueFull(
-            f"{self.waiting} requests wait for one of {self.places} connections already, which is max_waiting{besides}",
-            retry_after=self.retry_after(writer=writer),
-        )
 
     def upgrade(self, ticket: Ticket, *, now: float) -> bool:
         """Claim the writer's place for a holder that meant to read; True when it has it now."""
@@ -216,7 +213,13 @@ class AdmissionQueue:
         if self._writing is ticket:
             self._writing = None
 
-    def _displace_one_below(self, priority: int) -> bool:
+    def _full(self, ticket: Ticket, now: float, besides: str = "") -> QueueFull:
+        return QueueFull(
+            f"{self.waiting} requests wait for one of {self.places} connections already, which is max_waiting{besides}",
+            retry_after=self.retry_after(writer=ticket.writer, now=now),
+        )
+
+    def _displace_one_below(self, priority: int, now: float) -> bool:
         lines = [line for line in (self._readers, self._writers) if line]
         if not lines:
             return False
@@ -224,8 +227,8 @@ class AdmissionQueue:
         last = line.last
         if last.priority >= priority:
             return False
+        last.refusal = self._full(last, now, ", and one of higher priority came")
         line.remove(last)
-        last.displaced = True
         last.wake()
         return True
 

@@ -8,7 +8,7 @@ from fastapi_database.core.cancellation import let_result_stand, nothing
 from fastapi_database.core.connections import Connections
 from fastapi_database.core.queue import Owner, Ticket
 from fastapi_database.core.threads import Threads
-from fastapi_database.core.unit import AsyncUnit, Counters, Intent, Services, SyncUnit, Unit
+from fastapi_database.core.unit import AsyncUnit, Counters, Intent, Services, SyncUnit
 from fastapi_database.engines import dialect_for
 
 
@@ -44,10 +44,6 @@ class Resources:
     def async_unit(self, *, owner: Owner, intent: Intent) -> AsyncUnit:
         """Open a unit for a task; it takes its place at the first statement."""
         return AsyncUnit(self._services, owner=owner, intent=intent)
-
-    def opened(self, unit: Unit) -> bool:
-        """Tell whether a unit is one of this ``Database``."""
-        return unit.services is self._services
 
     async def pause(self) -> None:
         """Close everything that a later use can open again: the end of a lifespan."""

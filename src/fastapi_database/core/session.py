@@ -72,12 +72,12 @@ class UnitAsyncSession(AsyncSession):
     """
 
     def __init__(self, unit: Unit) -> None:
-        self.unit = unit
+        self._unit = unit
 
     def __getattr__(self, name: str) -> Any:
-        if name == "unit" or "sync_session" in vars(self):
+        if name == "_unit" or "sync_session" in vars(self):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        unit = self.unit
+        unit = self._unit
         # What is given as the class of the session is called, and nothing else.
         super().__init__(sync_session_class=lambda **_: unit.session)  # type: ignore[arg-type]
         return getattr(self, name)

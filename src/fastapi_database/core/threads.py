@@ -14,8 +14,8 @@ import functools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -109,7 +109,6 @@ class Threads:
         self._waiting: deque[_Call] = deque()
         self._running: set[_Call] = set()
         self._idle: list[_Inbox] = []
-        self._current = threading.local()
         self._generation = 0
         self._looked = (0.0, 0.0)
         self._looking: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
@@ -143,26 +142,6 @@ class Threads:
                 raise
         result: T = call.result()
         return result
-
-    @contextmanager
-    def aside(self) -> Generator[bool]:
-        """Have the function that runs in this thread not counted while the block lasts: it waits for something else.
-
-        Gives False, and does nothing, in a thread that is none of these.
-        """
-        call: _Call | None = getattr(self._current, "call", None)
-        if call is None or call not in self._running:  # an inner block
-            yield call is not None
-            return
-        with self._lock:
-            self._running.remove(call)
-            while self._waiting and self._has_room():
-                self._start(self._waiting.popleft())
-        try:
-            yield True
-        finally:
-            with self._lock:
-                self._running.add(call)
 
     def close(self) -> None:
         """Let threads end, busy ones when they are through; a later use starts new ones."""
@@ -206,24 +185,22 @@ class Threads:
             following: _Call | None = call
             del call  # an idle thread must not keep the session and the objects of the request it served last
             while following is not None:
-                self._current.call = following
                 following.run()
-                self._current.call = None
                 following = self._next(following, inbox, generation)
 
     def _next(self, done: _Call, inbox: _Inbox, generation: int) -> _Call | None:
         with self._lock:
-            self._running.discard(done)
+            self._running.remove(done)
             if self._limit > self._narrow:
                 self._look()  # nobody may wait by now, and who is many computes with many
             if self._waiting and self._has_room():
                 call = self._waiting.popleft()
                 self._take(call)
                 return call
-            if generation == self._generation and len(self._idle) < self._size:
+            if generation == self._generation:
                 self._idle.append(inbox)
             else:
-                inbox.put(None)  # closed meanwhile, or one of those that stood in for threads set aside
+                inbox.put(None)  # closed meanwhile
             return None
 
     def _look_later(self, loop: asyncio.AbstractEventLoop) -> None:

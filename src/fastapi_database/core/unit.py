@@ -35,7 +35,6 @@ from fastapi_database.errors import (
     ConcurrentUse,
     FastAPIDatabaseError,
     LoadOutsideSession,
-    NotReleasable,
     Unavailable,
     UnitEnded,
     WrongSession,
@@ -116,14 +115,10 @@ class Unit(ABC):
         self.ended = False
         self.fatal: FastAPIDatabaseError | None = None
         """An error that must reach the client even if the handler swallowed it."""
-        self.services = services
+        self._services = services
         self._session: Session | None = None
         self._ticket = ticket
         self._engine: Engine | None = None
-        self._wrote = False
-        """Whether a statement of the running transaction may have written."""
-        self.released = False
-        """Whether a block of ``db.released()`` is being run."""
         self._connected = True
         """False from the moment a connection is asked for until it has begun a transaction."""
         self._acknowledged = False
@@ -136,7 +131,7 @@ class Unit(ABC):
         """The session, made when it is first asked for."""
         session = self._session
         if session is None:
-            session = self.services.sessions.sync(self)
+            session = self._services.sessions.sync(self)
             if not self.ended:  # one that is made to refuse is nobody's: see end()
                 self._session = session
         return session
@@ -171,8 +166,6 @@ class Unit(ABC):
         if engine is None:
             engine = self._engine = self._begin(clause)
             self._connected = False
-        elif not self._wrote:
-            self._wrote = _may_write(clause)
         return engine
 
     def refuse_if_ended(self) -> None:
@@ -231,42 +224,20 @@ class Unit(ABC):
         """Give the place back; the next statement claims a new one."""
         ticket, self._ticket = self._ticket, None
         if ticket is not None:
-            self.services.admission.release(ticket)
-
-    def release_connection(self) -> None:
-        """End what was read as a transaction of its own and give connection and place back, for :class:`Released`.
-
-        Runs where the session may block.
-        """
-        self.refuse_if_ended()
-        session = self._session
-        if session is not None and session.in_transaction():
-            if self._wrote or session.in_nested_transaction() or session.new or session.deleted or session.dirty:
-                raise NotReleasable(
-                    f"the unit of {self.owner} has written, or is about to: to give its connection back, that would "
-                    "have to be committed or undone. Call session.commit() before db.released(session) if it may "
-                    "stand alone, or do the slow work before or after it"
-                )
-            expires, session.expire_on_commit = session.expire_on_commit, False
-            try:
-                session.commit()
-            finally:
-                session.expire_on_commit = expires
-        self.release_place()
+            self._services.admission.release(ticket)
 
     def transaction_ended(self) -> None:
         """Note that the connection went back to its pool: the next transaction chooses its engine anew."""
         self._engine = None
-        self._wrote = False
 
     def committed(self) -> None:
         """Count a COMMIT."""
         self._acknowledged = True
-        self.services.counters.commits += 1
+        self._services.counters.commits += 1
 
     def rolled_back(self) -> None:
         """Count a ROLLBACK."""
-        self.services.counters.rollbacks += 1
+        self._services.counters.rollbacks += 1
 
     def _note_swallowed_refusal(self) -> None:
         refusals = REFUSALS.get()
@@ -299,24 +270,19 @@ class Unit(ABC):
                 raise
 
     def _begin(self, clause: Any) -> Engine:
-        self._wrote = _may_write(clause)
-        engines = self.services.connections.unit_engines(self._base_engine())
-        return engines.write if self.take_place() else engines.read
-
-    def take_place(self) -> bool:
-        """Claim a place, unless there is one; True for one that may write. Runs where the session may block."""
-        writes = self.intent is Intent.WRITE or self._wrote
+        writes = self.intent is Intent.WRITE or _may_write(clause)
+        engines = self._services.connections.unit_engines(self._base_engine())
         try:
             if self._ticket is None:
                 self._ticket = self._claim(writer=writes)
             elif writes and not self._ticket.writer:
-                self.services.admission.upgrade_blocking(self._ticket)
+                self._services.admission.upgrade_blocking(self._ticket)
         except Unavailable as error:
             self.fatal = error
             refused(error, owner=self.owner)
             raise
         admitted(self.owner)
-        return writes
+        return engines.write if writes else engines.read
 
     @abstractmethod
     def _base_engine(self) -> Engine: ...
@@ -335,13 +301,13 @@ class SyncUnit(Unit):
     kind = Kind.SYNC
 
     def _base_engine(self) -> Engine:
-        return self.services.connections.sync_engine()
+        return self._services.connections.sync_engine()
 
     def _claim(self, *, writer: bool) -> Ticket:
-        return self.services.admission.acquire_blocking(writer=writer, owner=self.owner)
+        return self._services.admission.acquire_blocking(writer=writer, owner=self.owner)
 
     def check_context(self) -> None:
-        if running_loop() is not None and not self.services.allow_on_loop():
+        if running_loop() is not None and not self._services.allow_on_loop():
             raise WrongSession(
                 f"the sync session of {self.owner} was used on the event loop, where it stops every other request. "
                 "Use it in `def`, or in `async def` take the async one: Depends(db.async_session), "
@@ -365,14 +331,14 @@ class AsyncUnit(Unit):
         """The async face of the session, made when it is first asked for."""
         session = self._async_session
         if session is None:
-            session = self._async_session = self.services.sessions.asynchronous(self)
+            session = self._async_session = self._services.sessions.asynchronous(self)
         return session
 
     def _base_engine(self) -> Engine:
-        return self.services.connections.async_engine().sync_engine
+        return self._services.connections.async_engine().sync_engine
 
     def _claim(self, *, writer: bool) -> Ticket:
-        return await_only(self.services.admission.acquire_async(writer=writer, owner=self.owner))
+        return await_only(self._services.admission.acquire_async(writer=writer, owner=self.owner))
 
     def end(self) -> None:
         super().end()
