@@ -101,6 +101,18 @@ class Unit(ABC):
 
     kind: ClassVar[Kind]
 
+    # What one that is never used never changes; many are not.
+    ended = False
+    fatal: FastAPIDatabaseError | None = None
+    """An error that must reach the client even if the handler swallowed it."""
+    _session: Session | None = None
+    _engine: Engine | None = None
+    _connected = True
+    """False from the moment a connection is asked for until it has begun a transaction."""
+    _acknowledged = False
+    """True once the database has acknowledged a COMMIT."""
+    _cancelled = False
+
     def __init__(
         self,
         services: Services,
@@ -112,18 +124,8 @@ class Unit(ABC):
     ) -> None:
         self.owner = owner
         self.intent = intent
-        self.ended = False
-        self.fatal: FastAPIDatabaseError | None = None
-        """An error that must reach the client even if the handler swallowed it."""
         self._services = services
-        self._session: Session | None = None
         self._ticket = ticket
-        self._engine: Engine | None = None
-        self._connected = True
-        """False from the moment a connection is asked for until it has begun a transaction."""
-        self._acknowledged = False
-        """True once the database has acknowledged a COMMIT."""
-        self._cancelled = False
         self._on_success = on_success
 
     @property
@@ -320,11 +322,9 @@ class AsyncUnit(Unit):
 
     kind = Kind.ASYNC
 
-    def __init__(self, services: Services, *, owner: Owner, intent: Intent) -> None:
-        super().__init__(services, owner=owner, intent=intent)
-        self._async_session: AsyncSession | None = None
-        self._operation: greenlet | None = None
-        self._task: asyncio.Task[Any] | None = None
+    _async_session: AsyncSession | None = None
+    _operation: greenlet | None = None
+    _task: asyncio.Task[Any] | None = None
 
     @property
     def async_session(self) -> AsyncSession:

@@ -81,7 +81,8 @@ class RequestUnits:
             except BaseException:
                 resources.admission.release(ticket)
                 raise
-            self._add(resources, unit)
+            self.watch()
+            self.units[resources] = unit
         if not isinstance(unit, SyncUnit):
             raise self._mixed()
         unit.refuse_if_ended()
@@ -92,9 +93,9 @@ class RequestUnits:
         unit = self.units.get(resources)
         if unit is None:
             self._refuse_late()
-            opened = resources.async_unit(owner=self, intent=self._intent())
-            self._add(resources, opened)
-            return opened.async_session
+            self.watch()
+            unit = self.units[resources] = resources.async_unit(owner=self, intent=self._intent())
+            return unit.async_session
         if not isinstance(unit, AsyncUnit):
             raise self._mixed()
         unit.refuse_if_ended()
@@ -185,10 +186,6 @@ class RequestUnits:
     def _intent(self) -> Intent:
         method = self._scope.get("method")
         return Intent.UNKNOWN if method is None or method in SAFE_METHODS else Intent.WRITE
-
-    def _add(self, resources: Resources, unit: Unit) -> None:
-        self.watch()
-        self.units[resources] = unit
 
     def _mixed(self) -> MixedSessions:
         return MixedSessions(
