@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from apps.b_faults import black_hole
+from apps.b_serving import comes_true
 from fastapi_database import APIRouter, Database, errors
 from support.clients import burst, statuses
 from support.server import Server
@@ -284,6 +285,7 @@ def test_a_refused_login_is_one_clear_line_without_the_secret(
     if wrong == "database":
         url = postgresql.url("missing", driver=driver)
     server = serve(APP, env={"DATABASE_URL": url, "WITHOUT_TABLES": "yes"})
+    assert comes_true(lambda: "Uvicorn running" in server.log())  # it says so a moment after it listens
     for form in FORMS:
         seen = len(server.log())
         (answer,) = burst(f"{server.url}{form}/select", 1, timeout=20)
