@@ -209,11 +209,11 @@ class Connections:
         if hide:
             hide_values(engine)
         watch(engine, self.dialect.transactions(engine.dialect.driver), self.last_answer)
-        self.dialect.listen(engine)
         self._units[engine] = self.dialect.unit_engines(engine)
         event.listen(engine, "do_connect", self._connect)
         event.listen(engine, "checkin", _checked_in_at)
         event.listen(engine, "checkout", self._checker(engine.dialect))
+        self.dialect.listen(engine)  # after the look whether a connection that is lent is still alive
 
     def _connect(self, dialect: Any, _record: object, args: tuple[Any, ...], arguments: dict[str, Any]) -> Any:
         """Open a connection within the limit, with errors a person can act on."""

@@ -12,7 +12,7 @@ Seen in SQLAlchemy 2.0.50 to 2.0.58 and 2.1.0 to 2.1.9, and in AnyIO 4.16. Each 
   awaiting anything. psycopg has it not; its asynchronous ``close()`` awaits nothing (3.2.10 to 3.3.9).
   ``aiosqlite.Connection.stop`` makes a future on the running loop and sets it from its thread (0.22.1).
 * ``__sqlalchemy_greenlet_provider__``: marks the greenlets in which ``await_only`` works.
-* ``Session.dispatch.do_orm_execute``: whether somebody listens to statements.
+* ``Session.dispatch.do_orm_execute`` and ``.after_begin``: whether somebody listens to statements, and to transactions.
 * ``InstanceState.load_options`` and ``.callables``: the loader options of the query an object came from.
 * ``sqlalchemy.orm.interfaces.LoaderStrategy.parent_property``: the attribute a lazy load is for, found on the stack.
 * ``_sqla_logger_namespace``: the name under which a pool logs.
@@ -186,6 +186,11 @@ def current_greenlet() -> greenlet | None:
 def has_statement_hooks(session: Session) -> bool:
     """Tell whether ``do_orm_execute`` listeners see the statements of a session."""
     return bool(session.dispatch.do_orm_execute)
+
+
+def listens_to_begin(session: Session) -> bool:
+    """Tell whether anybody but this library listens to the beginning of a session's transactions."""
+    return len(session.dispatch.after_begin) > 1
 
 
 def criteria(state: InstanceState[Any]) -> tuple[LoaderCriteriaOption, ...]:

@@ -15,7 +15,9 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 
+from fastapi_database.core.internals import listens_to_begin
 from fastapi_database.core.unit import Unit
+from fastapi_database.engines.late import begin_now
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,12 @@ class UnitSession(Session):
     def get_bind(self, mapper: Any = None, *, clause: Any = None, bind: Any = None, **_: Any) -> Engine | Connection:
         engine = self.unit.bind(clause)
         return engine if bind is None else bind
+
+    def connection(self, *arguments: Any, **options: Any) -> Connection:
+        """Give the connection, in a transaction: what is done with its driver's connection must be part of the unit."""
+        connection = super().connection(*arguments, **options)
+        begin_now(connection)
+        return connection
 
     def commit(self) -> None:
         self._check_context()
@@ -90,9 +98,17 @@ def _refuse_after_the_end(session: UnitSession, transaction: SessionTransaction)
         session.unit.refuse_if_ended()
 
 
-@event.listens_for(UnitSession, "after_begin")
-def _note_the_begin(session: UnitSession, _transaction: SessionTransaction, _connection: Connection) -> None:
+@event.listens_for(UnitSession, "after_begin", insert=True)  # before a hook of the application
+def _note_the_begin(session: UnitSession, _transaction: SessionTransaction, connection: Connection) -> None:
     session.unit.connected()
+    if listens_to_begin(session):
+        begin_now(connection)
+
+
+@event.listens_for(UnitSession, "before_flush", insert=True)
+def _begin_before_hooks_of_mappers(session: UnitSession, *_: object) -> None:
+    if session.unit.begins_late:
+        session.connection()
 
 
 @event.listens_for(UnitSession, "after_transaction_end")

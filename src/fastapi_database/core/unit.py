@@ -31,6 +31,7 @@ from fastapi_database.core.internals import (
     running_loop,
 )
 from fastapi_database.core.queue import Owner, Ticket
+from fastapi_database.engines.transactions import UnitEngine
 from fastapi_database.errors import (
     ConcurrentUse,
     FastAPIDatabaseError,
@@ -106,7 +107,7 @@ class Unit(ABC):
     fatal: FastAPIDatabaseError | None = None
     """An error that must reach the client even if the handler swallowed it."""
     _session: Session | None = None
-    _engine: Engine | None = None
+    _engine: UnitEngine | None = None
     _connected = True
     """False from the moment a connection is asked for until it has begun a transaction."""
     _acknowledged = False
@@ -154,6 +155,11 @@ class Unit(ABC):
         if self._session is None:
             return False
         return self.needs_io or self.fatal is not None or len(self._session.identity_map) > 0
+
+    @property
+    def begins_late(self) -> bool:
+        """Whether the database may not have been told yet that the transaction begins."""
+        return self._engine is not None and self._engine.late
 
     @property
     def in_use(self) -> bool:
@@ -271,7 +277,7 @@ class Unit(ABC):
             if not isinstance(error, Exception):
                 raise
 
-    def _begin(self, clause: Any) -> Engine:
+    def _begin(self, clause: Any) -> UnitEngine:
         writes = self.intent is Intent.WRITE or _may_write(clause)
         engines = self._services.connections.unit_engines(self._base_engine())
         try:

@@ -7,6 +7,7 @@ Seen in SQLAlchemy 2.0.50 to 2.0.58 and 2.1.0 to 2.1.9, and in asyncpg 0.30 to 0
   the pool, the dialect, the cache and the listeners of another one.
 * ``Engine.dialect``, whose class can be exchanged for a subclass before the engine is used: ``create_engine`` takes the
   class from the URL alone. What is overridden are documented methods of ``Dialect``.
+* ``DefaultDialect._on_connect_isolation_level``: the isolation level that ``create_engine`` was given, or None.
 * ``asyncpg.Connection._transport``: asyncpg has no public way to the socket of a connection.
 """
 
@@ -14,9 +15,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from sqlalchemy.engine import Engine
 from sqlalchemy.engine.base import OptionEngine
 
 __all__ = ["OptionEngine"]
+
+
+def asked_isolation_level(engine: Engine) -> str | None:
+    """Give the isolation level that the application asked for when it made the engine."""
+    dialect: Any = engine.dialect
+    level: str | None = dialect._on_connect_isolation_level
+    return level
 
 
 def asyncpg_socket(connection: Any) -> int | None:

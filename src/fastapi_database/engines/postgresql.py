@@ -9,12 +9,14 @@ import select
 from typing import Any, ClassVar
 from urllib.parse import urlencode
 
-from sqlalchemy.engine import URL
+from sqlalchemy import event
+from sqlalchemy.engine import URL, Engine
 from sqlalchemy.pool import PoolProxiedConnection
 
-from fastapi_database.engines.dialect import Dialect
-from fastapi_database.engines.internals import asyncpg_socket
-from fastapi_database.engines.transactions import ABORTED, Transactions
+from fastapi_database.engines.dialect import Dialect, UnitEngines
+from fastapi_database.engines.internals import asked_isolation_level, asyncpg_socket
+from fastapi_database.engines.late import LateTransactions, LateUnitEngine, leave_autocommit
+from fastapi_database.engines.transactions import ABORTED, Transactions, UnitEngine
 from fastapi_database.errors import FastAPIDatabaseError, InvalidURL, LoginRefused, Unreachable
 
 CONNECT_TIMEOUT = 5
@@ -96,7 +98,15 @@ class PostgreSQL(Dialect):
         return _psycopg_arguments(arguments)
 
     def transactions(self, driver: str) -> type[Transactions]:
-        return PsycopgTransactions if driver.startswith("psycopg") else Transactions
+        return PsycopgTransactions if driver.startswith("psycopg") else AsyncpgTransactions
+
+    def listen(self, engine: Engine) -> None:
+        event.listen(engine, "checkout", leave_autocommit)
+
+    def unit_engines(self, engine: Engine) -> UnitEngines:
+        # Whoever asks for an isolation level wants one transaction from the first statement on.
+        read = LateUnitEngine if asked_isolation_level(engine) is None else UnitEngine
+        return UnitEngines(read=read(engine), write=UnitEngine(engine))
 
     def looks_alive(self, driver_connection: Any) -> bool:
         if hasattr(driver_connection, "is_closed"):  # asyncpg
@@ -203,8 +213,21 @@ def _checked_asyncpg_connection() -> type[Any]:
     return CheckedConnection
 
 
-class PsycopgTransactions(Transactions):
+class AsyncpgTransactions(LateTransactions):
+    """Knows when a connection of asyncpg is outside of a transaction."""
+
+    def is_idle(self, dbapi_connection: PoolProxiedConnection) -> bool:
+        driver_connection: Any = dbapi_connection.driver_connection
+        return not driver_connection.is_in_transaction()
+
+
+class PsycopgTransactions(LateTransactions):
     """Looks before COMMIT whether the transaction has failed: psycopg does not tell what COMMIT did."""
+
+    def is_idle(self, dbapi_connection: PoolProxiedConnection) -> bool:
+        driver_connection: Any = dbapi_connection.driver_connection
+        info = getattr(driver_connection, "info", None)
+        return info is not None and info.transaction_status == _IDLE
 
     def do_commit(self, dbapi_connection: PoolProxiedConnection) -> None:
         driver_connection: Any = dbapi_connection.driver_connection
@@ -214,4 +237,5 @@ class PsycopgTransactions(Transactions):
         super().do_commit(dbapi_connection)
 
 
-_INERROR = 3  # PQTRANS_INERROR: https://www.postgresql.org/docs/current/libpq-status.html
+# PQTRANS_IDLE and PQTRANS_INERROR: https://www.postgresql.org/docs/current/libpq-status.html
+_IDLE, _INERROR = 0, 3

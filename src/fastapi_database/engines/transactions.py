@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Dialect, Engine, ExceptionContext, ExecutionContext
@@ -44,6 +44,8 @@ class UnitTransaction:
 
     begin: str
     """The statement it begins with, where it needs one."""
+    late: bool = False
+    """Whether the database has not been told yet that it begins: its statements so far only read."""
     failed: bool = False
     """Whether a statement failed, outside the savepoints that were rolled back since."""
     savepoints: list[tuple[str, bool]] = field(default_factory=list[tuple[str, bool]])
@@ -52,6 +54,9 @@ class UnitTransaction:
 
 class UnitEngine(OptionEngine):
     """The engine of units of work: SQLAlchemy's, with its pool and listeners, on connections that know of the unit."""
+
+    late: ClassVar[bool] = False
+    """Whether its transactions may begin late: ``engines/late.py``."""
 
     def __init__(self, engine: Engine, *, begin: str = "", **options: Any) -> None:
         super().__init__(engine, options)
