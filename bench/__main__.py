@@ -31,6 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             from bench.micro import main as micro
 
             micro(RESULTS / "MICRO.md")
+        case "lock":
+            from bench.environments import lock
+
+            lock()
         case _:
             _run(options)
 
@@ -72,7 +76,7 @@ def _shown(path: Path) -> Path:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     add = parser.add_argument
-    add("command", nargs="?", choices=("run", "chart", "micro"), default="run")
+    add("command", nargs="?", choices=("run", "chart", "micro", "lock"), default="run")
     add("--quick", action="store_true", help="8 and 128 clients, one window each: some 3 minutes")
     add("--only", nargs="+", choices=[peer.name for peer in PEERS], help="these peers")
     add("--database", nargs="+", choices=list(DATABASES))
