@@ -1,4 +1,4 @@
-"""The benchmark's command line: measure, write the tables, draw the chart."""
+"""The benchmark's command line: measure, write the tables and the page, draw the charts."""
 
 import argparse
 import asyncio
@@ -10,6 +10,7 @@ from pathlib import Path
 from bench.database import DATABASES
 from bench.load import Shape
 from bench.measure import Plan, measure
+from bench.page import write_page
 from bench.report import write_tables
 from bench.results import Results
 from bench.subjects import ENDPOINTS, PEERS
@@ -17,7 +18,8 @@ from bench.subjects import ENDPOINTS, PEERS
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 PARTIAL = RESULTS / "partial.tmp"  # quick and filtered runs never overwrite the published numbers
-CHART = HERE.parent / "docs" / "assets" / "throughput.svg"
+DOCS = HERE.parent / "docs"
+PAGE = DOCS / "reference" / "benchmarks.md"
 CLIENTS = (1, 8, 64, 128, 256)
 
 
@@ -26,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     match options.command:
         case "chart":
-            _draw(PARTIAL if options.partial else RESULTS)
+            _draw(options.into if options.partial else RESULTS)
         case "micro":
             from bench.micro import main as micro
 
@@ -40,52 +42,62 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    if find_spec("matplotlib") is None:  # say so before the quarter of an hour, not after it
-        raise SystemExit("The chart needs matplotlib: use `make bench`, or install the dependency group `bench`.")
+    narrowed = options.quick or options.only or options.database or options.endpoint or options.clients
+    if not narrowed and not _can_draw():  # say so before the half hour, not after it
+        raise SystemExit("The charts need matplotlib: use `make bench`, or install the dependency group `bench`.")
     started = time.monotonic()
     plan = Plan(
         peers=tuple(peer for peer in PEERS if not options.only or peer.name in options.only),
         databases=tuple(name for name in DATABASES if not options.database or name in options.database),
         endpoints=tuple(one for one in ENDPOINTS if not options.endpoint or one.name in options.endpoint),
         clients=tuple(options.clients or ((8, 128) if options.quick else CLIENTS)),
-        repetitions=options.repetitions or (1 if options.quick else 3),
+        repetitions=options.repetitions or (1 if options.quick else 2),
+        everybody=bool(options.clients),
         shape=Shape(ramp=options.ramp, warmup=0.1, window=options.seconds, timeout=options.timeout),
     )
-    narrowed = options.quick or options.only or options.database or options.endpoint or options.clients
-    directory = PARTIAL if narrowed else RESULTS
+    directory = options.into if narrowed else RESULTS
     results = asyncio.run(measure(plan))
     results.save(directory / "results.json")
-    write_tables(results, directory / "RESULTS.md")
-    print(f"\nTables: {_shown(directory / 'RESULTS.md')}")
     _draw(directory)
     print(f"{(time.monotonic() - started) / 60:.1f} minutes")
 
 
 def _draw(directory: Path) -> None:
-    from bench.chart import draw
+    """Write what is made of the results: of published ones the tables, the page and its pictures at their places."""
+    results = Results.load(directory / "results.json")
+    pictures, page = (DOCS / "assets", PAGE) if directory == RESULTS else (directory, directory / PAGE.name)
+    write_tables(results, directory / "RESULTS.md")
+    write_page(results, page)
+    print(f"\nTables: {directory / 'RESULTS.md'}\nPage:   {page}")
+    if not _can_draw():
+        print("No charts: matplotlib is not installed")
+        return
+    from bench.bars import draw_bars
+    from bench.chart import draw_lines
 
-    target = CHART if directory == RESULTS else directory / CHART.name
-    if draw(Results.load(directory / "results.json"), target):
-        print(f"Chart:  {_shown(target)}")
+    for draw, name in ((draw_lines, "throughput.svg"), (draw_bars, "peers.svg")):
+        if draw(results, pictures / name):
+            print(f"Chart:  {pictures / name}")
 
 
-def _shown(path: Path) -> Path:
-    return path.relative_to(HERE.parent)
+def _can_draw() -> bool:
+    return find_spec("matplotlib") is not None
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     add = parser.add_argument
     add("command", nargs="?", choices=("run", "chart", "micro", "lock"), default="run")
-    add("--quick", action="store_true", help="8 and 128 clients, one window each: some 3 minutes")
+    add("--quick", action="store_true", help="8 and 128 clients, few windows: some 8 minutes")
     add("--only", nargs="+", choices=[peer.name for peer in PEERS], help="these peers")
     add("--database", nargs="+", choices=list(DATABASES))
     add("--endpoint", nargs="+", choices=[endpoint.name for endpoint in ENDPOINTS])
     add("--clients", nargs="+", type=int, help=f"default {CLIENTS}")
     add("--seconds", type=float, default=1.0, help="length of a window (default %(default)s)")
-    add("--repetitions", type=int, help="windows per cell and peer, three times as many at 8 clients (default 3)")
+    add("--repetitions", type=int, help="windows per cell and peer, 3.5 times as many at 8 clients (default 2)")
     add("--ramp", type=float, default=0.3, help="seconds in which clients arrive (default %(default)s)")
     add("--timeout", type=float, default=35.0, help="seconds for one request (default %(default)s)")
+    add("--into", type=Path, default=PARTIAL, help="directory for quick and filtered runs (default %(default)s)")
     add("--partial", action="store_true", help="chart: of the last quick or filtered run")
     return parser
 

@@ -1,5 +1,6 @@
 """The picture of the README: throughput and errors against the number of clients, drawn from results.json.
 
+At most five lines: the copied pattern, careful SQLAlchemy and ours. bars.py has everybody.
 Its background is transparent and its colours have contrast on white and on near-black alike; lines carry
 their names, so that nobody has to match colours with a legend.
 """
@@ -12,15 +13,13 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.report import TITLES
 from bench.results import Cell, Results
-from bench.subjects import LIST, PEERS, Peer
+from bench.subjects import GREY, LIST, PEERS, TITLES, Peer
 
-INK = "#7d8590"  # readable on white and on near-black
 Lines = dict[Peer, list[Cell]]
 
 
-def draw(results: Results, target: Path) -> bool:
+def draw_lines(results: Results, target: Path) -> bool:
     """Draw GET /users: on the left the throughput, on the right the share of requests without a 2xx.
 
     The answer is whether GET /users was measured at all.
@@ -30,8 +29,8 @@ def draw(results: Results, target: Path) -> bool:
         return False
     database = next(name for name in TITLES if name in measured)
     title = f"{LIST.title} on {TITLES[database]}, FastAPI with one uvicorn worker"
-    lines = {peer: _cells(results, database, peer) for peer in PEERS}
-    with mpl.rc_context(_style()):
+    lines = {peer: _cells(results, database, peer) for peer in PEERS if peer.everywhere}
+    with mpl.rc_context(style()):
         figure = Figure(figsize=(10, 4.2))
         throughput, errors = figure.subplots(1, 2, width_ratios=(1.75, 1))
         _frame(throughput, results.clients(), "answered requests per second")
@@ -40,9 +39,7 @@ def draw(results: Results, target: Path) -> bool:
         _errors(errors, lines)
         figure.suptitle(title, x=0.012, ha="left", fontsize=11)
         figure.subplots_adjust(left=0.055, right=0.985, top=0.82, bottom=0.13, wspace=0.6)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        metadata = {"Title": title, "Date": None, "Creator": None}
-        figure.savefig(target, format="svg", transparent=True, metadata=metadata)
+        save(figure, target, title)
     return True
 
 
@@ -97,9 +94,17 @@ def _cells(results: Results, database: str, peer: Peer) -> list[Cell]:
     return [cell for cell in found if cell is not None]
 
 
-def _style() -> dict[Any, Any]:
+def save(figure: Figure, target: Path, title: str) -> None:
+    """Write a figure so that the same results give the same file."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"Title": title, "Date": None, "Creator": None}
+    figure.savefig(target, format="svg", transparent=True, metadata=metadata)
+
+
+def style() -> dict[Any, Any]:
+    """Return the settings of matplotlib that the pictures share."""
     ink = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color")
-    return dict.fromkeys(ink, INK) | {
+    return dict.fromkeys(ink, GREY) | {
         "svg.fonttype": "none",  # text stays text: searchable, and in the reader's own font
         "svg.hashsalt": "throughput",
         "font.sans-serif": ["Helvetica Neue", "Arial", "Liberation Sans", "DejaVu Sans"],

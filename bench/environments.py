@@ -26,6 +26,7 @@ VARIABLE = "FASTAPI_DATABASE_BENCH_PYTHON"
 COMMON = "common"
 PROJECT = "project"
 OLDEST_PYTHON = "3.11"  # the lock files hold for it and for all newer ones
+ASK = "import platform; print(platform.python_version())"
 STAMP = "made-from.txt"  # written last: without it an environment is not complete
 
 
@@ -68,6 +69,15 @@ def packages(name: str) -> dict[str, str]:
     environment = _environment(name)
     path = sys.path if environment is None else [str(_site_packages(environment))]
     return {one.name.lower().replace("_", "-"): one.version for one in distributions(path=path)}
+
+
+def describe(name: str) -> dict[str, str]:
+    """Make a peer's environment if need be; return its Python and the packages that the others do not have alike."""
+    interpreter, _ = python(name), python("")
+    asked = subprocess.run([interpreter, "-c", ASK], check=True, stdout=subprocess.PIPE, text=True)
+    theirs, ours = packages(name), packages("")
+    differing = {one: there for one, there in theirs.items() if ours.get(one) != there} if name else {}
+    return {"python": asked.stdout.strip()} | differing
 
 
 def lock() -> None:

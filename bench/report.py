@@ -4,9 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.results import Cell, Results
-from bench.subjects import COPIED, ENDPOINTS, LABELS
-
-TITLES = {"postgresql": "PostgreSQL", "sqlite": "SQLite"}
+from bench.subjects import BY_NAME, COPIED, ENDPOINTS, HANDWRITTEN, LABELS, TITLES
 
 
 def write_tables(results: Results, path: Path) -> None:
@@ -42,25 +40,26 @@ def _circumstances(facts: dict[str, object], indent: str = "") -> Iterator[str]:
 
 
 def _table(results: Results, rows: list[Cell]) -> Iterator[str]:
-    yield "| clients | peer | 2xx/s | p50 ms | p99 ms | errors | CPU µs | CPU ÷ copied | memory MB |"
-    yield "|--:|---|--:|--:|--:|---|--:|--:|--:|"
+    yield "| clients | peer | 2xx/s | p50 ms | p99 ms | errors | CPU µs | CPU ÷ copied | ÷ hand-written | memory MB |"
+    yield "|--:|---|--:|--:|--:|---|--:|--:|--:|--:|"
     for cell in rows:
-        copied = results.find(cell.database, cell.endpoint, cell.clients, COPIED)
         columns = (
             str(cell.clients),
             LABELS[cell.peer],
             f"{cell.requests_per_second:,.0f}",
-            _number(cell.p50_ms, 1),
-            ("≥ " if "no answer" in cell.errors else "") + _number(cell.p99_ms, 1),
-            _errors(cell),
-            _number(cell.cpu_us, 0),
-            _ratio(cell, copied),
-            _number(cell.memory_mb, 0),
+            number(cell.p50_ms, 1),
+            ("≥ " if "no answer" in cell.errors else "") + number(cell.p99_ms, 1),
+            errors(cell),
+            number(cell.cpu_us, 0),
+            ratio(cell, results.beside(cell, COPIED)),
+            ratio(cell, results.beside(cell, HANDWRITTEN[BY_NAME[cell.peer].mode])),
+            number(cell.memory_mb, 0),
         )
         yield f"| {' | '.join(columns)} |"
 
 
-def _errors(cell: Cell) -> str:
+def errors(cell: Cell) -> str:
+    """Return the share of the requests without a 2xx, and their kinds."""
     if not cell.failed:
         return "0"
     kinds = ", ".join(f"{count} {kind}" for kind, count in cell.errors.items())
@@ -68,11 +67,13 @@ def _errors(cell: Cell) -> str:
     return f"**{cell.failed / cell.sent:.0%}** ({kinds}{stalled})"
 
 
-def _ratio(cell: Cell, copied: Cell | None) -> str:
-    if copied is None or copied.cpu_us is None or cell.cpu_us is None:
+def ratio(cell: Cell, other: Cell | None) -> str:
+    """Return how much CPU a request costs, as a multiple of the other's."""
+    if other is None or other.cpu_us is None or cell.cpu_us is None:
         return "-"
-    return f"{cell.cpu_us / copied.cpu_us:.2f}"
+    return f"{cell.cpu_us / other.cpu_us:.2f}"
 
 
-def _number(value: float | None, digits: int) -> str:
+def number(value: float | None, digits: int) -> str:
+    """Return a number for a table."""
     return "-" if value is None else f"{value:,.{digits}f}"

@@ -118,6 +118,10 @@ class Results:
         found = (cell for cell in self.cells if (cell.database, cell.endpoint, cell.clients, cell.peer) == wanted)
         return next(found, None)
 
+    def beside(self, cell: Cell, peer: str) -> Cell | None:
+        """Return another peer's cell at the same place."""
+        return self.find(cell.database, cell.endpoint, cell.clients, peer)
+
     def clients(self) -> list[int]:
         """Return the numbers of clients that were measured."""
         return sorted({cell.clients for cell in self.cells})
@@ -125,7 +129,8 @@ class Results:
     def save(self, path: Path) -> None:
         """Write the file."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        cells = ",\n".join(json.dumps(asdict(cell)) for cell in self.cells)  # a line each: a run's diff stays readable
+        path.write_text(f'{{"circumstances": {json.dumps(self.circumstances, indent=1)},\n"cells": [\n{cells}\n]}}\n')
 
     @classmethod
     def load(cls, path: Path) -> "Results":
