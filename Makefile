@@ -32,7 +32,7 @@ check: $(UV) ## lint, format check, types
 	$(RUN) mypy
 	$(RUN) pyright
 
-bench: $(UV) ## measure against the copied patterns and draw the chart
+bench: $(UV) ## measure against other libraries, write the page and draw the charts
 	@$(SYNC) --extra all --group bench
 	$(RUN) python -m bench $(ARGS)
 

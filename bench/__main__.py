@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     add = parser.add_argument
     add("command", nargs="?", choices=("run", "chart", "micro", "lock"), default="run")
-    add("--quick", action="store_true", help="8 and 128 clients, few windows: some 8 minutes")
+    add("--quick", action="store_true", help="8 and 128 clients, few windows: some 10 minutes")
     add("--only", nargs="+", choices=[peer.name for peer in PEERS], help="these peers")
     add("--database", nargs="+", choices=list(DATABASES))
     add("--endpoint", nargs="+", choices=[endpoint.name for endpoint in ENDPOINTS])
