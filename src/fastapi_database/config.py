@@ -84,9 +84,26 @@ ENVIRONMENT = {
     "DATABASE_MAX_CONNECTIONS": "max_connections",
     "DATABASE_QUEUE_TIMEOUT": "queue_timeout",
     "DATABASE_MAX_WAITING": "max_waiting",
+    "DATABASE_STATEMENT_TIMEOUT": "statement_timeout",
+    "DATABASE_LOCK_TIMEOUT": "lock_timeout",
     "DATABASE_ECHO": "echo",
 }
 """Environment variables, read only when no URL is passed; a keyword argument wins over its variable."""
+
+
+STATEMENT_TIMEOUT = 30.0
+LOCK_TIMEOUT = 5.0
+
+_LONGEST = 2_000_000.0  # seconds, 23 days: PostgreSQL and SQLite count milliseconds in 31 bits
+_SECONDS = {"queue_timeout", "statement_timeout", "lock_timeout"}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long the database itself may take, in seconds; 0 is no limit, as PostgreSQL has it."""
+
+    statement: float = STATEMENT_TIMEOUT
+    lock: float = LOCK_TIMEOUT
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +119,21 @@ class Settings:
     """Seconds a request waits for a connection before it is answered with 503."""
     max_waiting: int = 1000
     """Requests that may wait at once; the next one is answered with 503 at once."""
+    statement_timeout: float = STATEMENT_TIMEOUT
+    """Seconds one statement may run before the database ends it and the request is answered with 504; 0 is no limit.
+    After 30 s nobody reads the answer: common proxies and hosting platforms give up a request after 30 to 60 s."""
+    lock_timeout: float = LOCK_TIMEOUT
+    """Seconds one statement waits for a lock before the request is answered with 503; 0 is no limit. As long as
+    ``queue_timeout``, for it is the same patience, and longer than the one second after which PostgreSQL looks for a
+    deadlock.
+    """
     engine_options: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
     session_options: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
+
+    @property
+    def limits(self) -> Limits:
+        """The time-outs that the database itself keeps."""
+        return Limits(statement=self.statement_timeout, lock=self.lock_timeout)
 
 
 def settings(
@@ -191,7 +221,7 @@ def _parse(variable: str, name: str, value: str) -> bool | int | float:
             return False
         raise ConflictingSettings(f"{variable}={value!r} is neither true nor false")
     try:
-        return float(value) if name == "queue_timeout" else int(value)
+        return float(value) if name in _SECONDS else int(value)
     except ValueError:
         raise ConflictingSettings(f"{variable}={value!r} is not a number") from None
 
@@ -267,3 +297,9 @@ def _check_numbers(result: Settings) -> None:
     timeout: Any = result.queue_timeout
     if not isinstance(timeout, int | float) or isinstance(timeout, bool) or not 0 <= timeout < float("inf"):
         raise ConflictingSettings(f"queue_timeout={timeout!r} must be a finite number of seconds, 0 or more")
+    for name in ("statement_timeout", "lock_timeout"):
+        limit: Any = getattr(result, name)
+        if not isinstance(limit, int | float) or isinstance(limit, bool) or not 0 <= limit <= _LONGEST:
+            raise ConflictingSettings(
+                f"{name}={limit!r} must be a number of seconds from 0 (no limit) to {_LONGEST:.0f}"
+            )

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from apps.b_serving import FORMS, Form, Served, Servers, comes_true
+from apps.b_serving import APP, FORMS, Form, Served, Servers, comes_true
 from support.run import Run
 
 
@@ -17,12 +17,12 @@ def servers(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serv
 
 @pytest.fixture
 def served(servers: Servers, request: pytest.FixtureRequest) -> Iterator[Callable[..., Served]]:
-    """Give servers of `b_life`; leaving one with a connection or a transaction in use fails the test."""
+    """Give servers of `b_life` or another app; leaving one with a connection or a transaction in use fails the test."""
     used: dict[int, Served] = {}
 
-    def get(database: str, **env: str) -> Served:
+    def get(database: str, *, app: str = APP, **env: str) -> Served:
         postgresql = None if database == "sqlite" else request.getfixturevalue("postgresql")
-        one = servers.get(database, postgresql, env)
+        one = servers.get(database, postgresql, env, app=app)
         used[id(one)] = one
         return one
 

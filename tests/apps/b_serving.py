@@ -112,13 +112,13 @@ class Servers:
     def __init__(self, run: Run, directory: Path) -> None:
         self._run = run
         self._directory = directory
-        self._kept: dict[tuple[str, frozenset[tuple[str, str]]], Served] = {}
+        self._kept: dict[tuple[str, str, frozenset[tuple[str, str]]], Served] = {}
 
-    def get(self, database: str, postgresql: PostgreSQL | None, env: Mapping[str, str]) -> Served:
-        """Give the server for a database ("sqlite", "postgresql+asyncpg", …) and settings."""
-        key = (database, frozenset(env.items()))
+    def get(self, database: str, postgresql: PostgreSQL | None, env: Mapping[str, str], *, app: str = APP) -> Served:
+        """Give the server for a database ("sqlite", "postgresql+asyncpg", …), settings and application."""
+        key = (database, app, frozenset(env.items()))
         if key not in self._kept:
-            self._kept[key] = self._start(database, postgresql, env)
+            self._kept[key] = self._start(database, postgresql, env, app)
         return self._kept[key]
 
     def forget(self, served: Served) -> None:
@@ -132,13 +132,13 @@ class Servers:
             if served.postgresql is not None:
                 served.postgresql.drop_database(served.database_url)
 
-    def _start(self, database: str, postgresql: PostgreSQL | None, env: Mapping[str, str]) -> Served:
+    def _start(self, database: str, postgresql: PostgreSQL | None, env: Mapping[str, str], app: str) -> Served:
         if postgresql is None:
             url = f"sqlite:///{self._directory / f'life-{next(NUMBERS)}.sqlite'}"
         else:
             url = postgresql.url(postgresql.create_database(), driver=database.partition("+")[2])
         settings = {"DATABASE_URL": url, "DATABASE_MAX_CONNECTIONS": str(POOL), **env}
-        return Served(Server(APP, run=self._run, env=settings), url, postgresql)
+        return Served(Server(app, run=self._run, env=settings), url, postgresql)
 
 
 def comes_true(condition: Callable[[], bool], patience: float = 10.0) -> bool:

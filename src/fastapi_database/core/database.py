@@ -56,13 +56,21 @@ class CoreDatabase:
         max_connections: int | None = None,
         queue_timeout: float | None = None,
         max_waiting: int | None = None,
+        statement_timeout: float | None = None,
+        lock_timeout: float | None = None,
         **sqlalchemy_options: Any,
     ) -> None:
         self._resources = Resources(
             settings(
                 url,
                 models=models,
-                given={"max_connections": max_connections, "queue_timeout": queue_timeout, "max_waiting": max_waiting},
+                given={
+                    "max_connections": max_connections,
+                    "queue_timeout": queue_timeout,
+                    "max_waiting": max_waiting,
+                    "statement_timeout": statement_timeout,
+                    "lock_timeout": lock_timeout,
+                },
                 options=sqlalchemy_options,
             )
         )

@@ -19,7 +19,7 @@ class Resources:
         from fastapi_database.core.session import Sessions  # noqa: PLC0415 - not with the package: see there
 
         self.settings = settings
-        self.dialect = dialect_for(settings.url)
+        self.dialect = dialect_for(settings.url, settings.limits)
         self.connections = Connections(self.dialect, settings)
         self.admission = Admission(
             places=settings.max_connections,

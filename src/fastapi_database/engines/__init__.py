@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fastapi_database.config import Limits
 from fastapi_database.engines.dialect import Dialect, UnitEngines
 from fastapi_database.engines.postgresql import PostgreSQL
 from fastapi_database.engines.sqlite import SQLite
@@ -14,7 +15,7 @@ __all__ = ["DIALECTS", "Dialect", "UnitEngines", "dialect_for"]
 DIALECTS: dict[str, type[Dialect]] = {"sqlite": SQLite, "postgresql": PostgreSQL}
 
 
-def dialect_for(url: object) -> Dialect:
+def dialect_for(url: object, limits: Limits | None = None) -> Dialect:
     """Choose the dialect file for a URL. Connects to nothing and imports no driver."""
     parsed = parse(url)
     name = parsed.get_backend_name()
@@ -25,4 +26,4 @@ def dialect_for(url: object) -> Dialect:
             f"{name}:// is not supported by this version; supported are {', '.join(f'{n}://' for n in DIALECTS)} "
             "(MariaDB and MySQL are planned)"
         ) from None
-    return dialect(parsed)
+    return dialect(parsed, limits or Limits())

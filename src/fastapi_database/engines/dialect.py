@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from sqlalchemy.engine import URL, Engine
 
-from fastapi_database.config import refuse_autocommit_of_the_driver
+from fastapi_database.config import Limits, refuse_autocommit_of_the_driver
 from fastapi_database.engines.transactions import Transactions, UnitEngine
 from fastapi_database.errors import DriverNotInstalled, FastAPIDatabaseError, Unreachable, UnsupportedDatabase
 
@@ -34,7 +34,7 @@ class Dialect(ABC):
     question: ClassVar[str] = "SELECT 1"
     """The cheapest statement that only a database in working order answers."""
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, limits: Limits = Limits()) -> None:  # noqa: B008 - it is frozen
         driver = url.drivername.partition("+")[2]
         if driver and driver not in self.drivers:
             near = difflib.get_close_matches(driver, self.drivers, n=1)
@@ -45,6 +45,7 @@ class Dialect(ABC):
             )
         refuse_autocommit_of_the_driver("the URL's", url.query)
         self.url = url
+        self.limits = limits
 
     @property
     @abstractmethod

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import math
+import os
 import re
 import select
 from typing import Any, ClassVar
@@ -13,6 +15,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.pool import PoolProxiedConnection
 
+from fastapi_database.config import Limits
 from fastapi_database.engines.dialect import Dialect, UnitEngines
 from fastapi_database.engines.internals import asked_isolation_level, asyncpg_socket
 from fastapi_database.engines.late import LateTransactions, LateUnitEngine, leave_autocommit
@@ -61,13 +64,13 @@ class PostgreSQL(Dialect):
     name: ClassVar[str] = "postgresql"
     drivers: ClassVar[tuple[str, ...]] = ("psycopg", "asyncpg", "psycopg2")
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, limits: Limits = Limits()) -> None:  # noqa: B008 - it is frozen
         # libpq takes the login from the query too; SQLAlchemy hides a password only where it looks for one.
         login = {k: v for k, v in url.query.items() if k in {"user", "password"} and isinstance(v, str)}
         if login:
             url = url.difference_update_query(tuple(login))
             url = url.set(username=url.username or login.get("user"), password=url.password or login.get("password"))
-        super().__init__(url)
+        super().__init__(url, limits)
         if "@" in (url.database or "") or "@" in (url.host or ""):
             raise InvalidURL(
                 "the postgresql:// URL has an @ in its host or database, so it was cut in the wrong place: a password "
@@ -94,8 +97,13 @@ class PostgreSQL(Dialect):
 
     def connect_arguments(self, driver: str, arguments: dict[str, Any]) -> dict[str, Any]:
         if driver == "asyncpg":
-            return _asyncpg_arguments(arguments)
-        return _psycopg_arguments(arguments)
+            return _asyncpg_arguments(arguments, self.start_up_options())
+        return _psycopg_arguments(arguments, self.start_up_options())
+
+    def start_up_options(self) -> str:
+        """Give what a connection is started with, in the form of libpq's ``options``: it costs no round trip."""
+        limits = {"statement_timeout": self.limits.statement, "lock_timeout": self.limits.lock}
+        return " ".join(f"-c {name}={milliseconds(limit)}" for name, limit in limits.items() if limit)
 
     def transactions(self, driver: str) -> type[Transactions]:
         return PsycopgTransactions if driver.startswith("psycopg") else AsyncpgTransactions
@@ -145,6 +153,11 @@ class PostgreSQL(Dialect):
             return InvalidURL(f"{where} has a parameter that the driver does not take: {text}")
         if isinstance(error, TimeoutError):
             return Unreachable(f"{where} did not answer in time (connect_timeout)")
+        if re.search("unsupported startup parameter|command-line options", text):
+            return InvalidURL(
+                f"{where} is a pooler that takes no settings for a connection ({text.splitlines()[0]}): pass "
+                "statement_timeout=0 and lock_timeout=0, and set both for the role in the server"
+            )
         first = text.splitlines()[0] if text else type(error).__name__
         return Unreachable(f"{where} can not be reached: {first}. Is the server running, and are host and port right?")
 
@@ -165,15 +178,32 @@ def _readable(descriptor: int) -> bool:
     return bool(poll.poll(0))
 
 
-def _psycopg_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+def milliseconds(seconds: float) -> int:
+    """Give a time as PostgreSQL counts it: at least 1, for 0 is no limit there.
+
+    >>> milliseconds(1.5), milliseconds(0.0001)
+    (1500, 1)
+    """
+    return max(1, math.ceil(seconds * 1000))
+
+
+def _with_options(ours: str, theirs: object) -> str:
+    """Join options; of two values for one setting PostgreSQL takes the last, which is the application's."""
+    given = os.environ.get("PGOPTIONS", "") if theirs is None else str(theirs)  # libpq reads it where none is passed
+    return f"{ours} {given}".strip()
+
+
+def _psycopg_arguments(arguments: dict[str, Any], options: str) -> dict[str, Any]:
     """Leave out what only asyncpg understands, so that one URL serves both; its ``ssl`` is libpq's ``sslmode``."""
     own = {name: value for name, value in arguments.items() if name not in _ASYNCPG_OWN}
     if isinstance(ssl := arguments.get("ssl"), str):
         own.setdefault("sslmode", "require" if ssl == "true" else ssl)
+    if options:
+        own["options"] = _with_options(options, own.get("options"))
     return {"connect_timeout": CONNECT_TIMEOUT, **own}
 
 
-def _asyncpg_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+def _asyncpg_arguments(arguments: dict[str, Any], options: str) -> dict[str, Any]:
     """Translate libpq's parameters, which URLs carry, into what asyncpg's ``connect`` takes.
 
     asyncpg reads ``sslmode``, ``sslrootcert``, ``application_name``, ``options`` … only from a DSN, so they
@@ -190,6 +220,11 @@ def _asyncpg_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
     for name, kind in (("command_timeout", float), ("timeout", float), ("statement_cache_size", int)):
         if name in own:
             own[name] = kind(own[name])
+    if options:
+        # As options, not one by one: those would win over the options of the application.
+        server_settings: dict[str, Any] = own.get("server_settings") or {}
+        theirs = server_settings.get("options", libpq.pop("options", ""))
+        own["server_settings"] = {**server_settings, "options": _with_options(options, theirs)}
     if libpq:
         own["dsn"] = "postgresql:///?" + urlencode(libpq)
     return {"timeout": CONNECT_TIMEOUT, "connection_class": _checked_asyncpg_connection(), **own}

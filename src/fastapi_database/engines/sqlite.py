@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sqlite3
 import uuid
@@ -15,11 +16,13 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.pool import PoolProxiedConnection
 
+from fastapi_database.config import LOCK_TIMEOUT, Limits
 from fastapi_database.engines.dialect import Dialect, UnitEngines
 from fastapi_database.engines.transactions import Transactions, UnitEngine, unit_transaction
+from fastapi_database.engines.watchdog import Watchdog
 from fastapi_database.errors import FastAPIDatabaseError, InvalidURL, Unreachable
 
-BUSY_TIMEOUT = 5.0
+BUSY_TIMEOUT = LOCK_TIMEOUT
 """Seconds SQLite waits for another *process* that writes. Inside the process our queue orders the
 writers, so this is the only waiting left. 5 s is also what Python's sqlite3 module has."""
 
@@ -30,6 +33,7 @@ PRAGMAS: Mapping[str, str] = {
 """Set on every connection. ``synchronous`` stays at SQLite's FULL: a committed answer survives a power cut."""
 
 _TRANSACTIONS = "DEFERRED"  # sqlite3's own default; None is how SQLAlchemy sets and knows a connection in AUTOCOMMIT
+_FOREVER = 2_000_000.0  # seconds: SQLite counts milliseconds in 31 bits
 _PRIMARY = 0xFF  # the part of an extended result code that says what it is about: https://sqlite.org/rescode.html
 
 
@@ -41,13 +45,18 @@ class ClosingConnection(sqlite3.Connection):
     collector comes by.
     """
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    def __init__(self, *arguments: Any, statement_timeout: float = 0.0, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.watchdog = Watchdog(statement_timeout)
+        self.watchdog.install(self)
         self._cursors: weakref.WeakSet[sqlite3.Cursor] = weakref.WeakSet()
 
     def cursor(self, *arguments: Any, **options: Any) -> Any:
-        """Make a cursor, and remember it."""
+        """Make a cursor, and remember it. SQLAlchemy makes one for each statement, which gets its whole time."""
         cursor = super().cursor(*arguments, **options)
+        watchdog = self.watchdog
+        watchdog.new = True
+        watchdog.limit = watchdog.usual
         self._cursors.add(cursor)
         return cursor
 
@@ -77,8 +86,8 @@ class SQLite(Dialect):
     single_writer: ClassVar[bool] = True
     question: ClassVar[str] = "PRAGMA schema_version"  # reads the file; SELECT 1 succeeds on one that is no database
 
-    def __init__(self, url: URL) -> None:
-        super().__init__(url)
+    def __init__(self, url: URL, limits: Limits = Limits()) -> None:  # noqa: B008 - it is frozen
+        super().__init__(url, limits)
         if url.host:
             raise InvalidURL(
                 f"sqlite://{url.host} has a host, which a file has not: write sqlite:///{url.host} (three slashes) for "
@@ -106,10 +115,10 @@ class SQLite(Dialect):
 
     def connect_arguments(self, driver: str, arguments: dict[str, Any]) -> dict[str, Any]:
         defaults = {
-            "timeout": BUSY_TIMEOUT,
+            "timeout": self.limits.lock or _FOREVER,
             # A unit's connection moves between threads, one at a time; sqlite3 is compiled for that.
             "check_same_thread": False,
-            "factory": ClosingConnection,
+            "factory": functools.partial(ClosingConnection, statement_timeout=self.limits.statement),
         }
         complete = {**defaults, **arguments, "isolation_level": _TRANSACTIONS}
         if driver == "aiosqlite" and not complete["check_same_thread"]:

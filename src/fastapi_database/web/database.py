@@ -68,7 +68,10 @@ class Database(CoreDatabase):
     ``models`` is a declarative base, a ``MetaData``, or a list of them, for ``create_all``. ``max_connections`` bounds
     the connections that may be open, sync and async together (default 10); ``queue_timeout`` is how many seconds a
     request waits for one before it is answered with 503 (default 5.0); ``max_waiting`` is how many may wait (default
-    1000). Every option of ``create_engine`` and of ``Session`` passes through by its own name.
+    1000). ``statement_timeout`` and ``lock_timeout`` are how many seconds the database lets one statement run, and wait
+    for a lock (default 30.0 and 5.0; 0 is no limit).
+
+    Every option of ``create_engine`` and of ``Session`` passes through by its own name.
 
     Raises one of the ``ConfigurationError`` family for a setting that is unknown (with a suggestion), conflicting or
     malformed, and when it is built inside a request.
@@ -85,6 +88,8 @@ class Database(CoreDatabase):
         max_connections: int | None = None,
         queue_timeout: float | None = None,
         max_waiting: int | None = None,
+        statement_timeout: float | None = None,
+        lock_timeout: float | None = None,
         **sqlalchemy_options: Any,
     ) -> None:
         _refuse_inside_request()
@@ -94,6 +99,8 @@ class Database(CoreDatabase):
             max_connections=max_connections,
             queue_timeout=queue_timeout,
             max_waiting=max_waiting,
+            statement_timeout=statement_timeout,
+            lock_timeout=lock_timeout,
             **sqlalchemy_options,
         )
 
