@@ -231,8 +231,9 @@ def held_open(
 
 
 def reset_when_closed(connection: socket.socket) -> None:
-    """Make closing this socket send a reset instead of an orderly end."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ZERO)
+    """Make closing this socket send a reset instead of an orderly end; one that is closed already stays as it is."""
+    with suppress(OSError):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ZERO)
 
 
 _NOT_SENT = Answer(0, httpx.Headers(), b"not sent: the server had closed the connection", 0.0)

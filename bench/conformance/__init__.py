@@ -1,0 +1,1 @@
+"""The conformance run: the guarantees, asked of every peer's application from outside."""
