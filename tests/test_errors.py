@@ -136,6 +136,20 @@ def concurrent_use() -> None:
     asyncio.run(gather())
 
 
+def unsaved_work() -> None:
+    with closing(Database("sqlite://", models=Base)) as db:
+        db.create_all()
+        with db.begin() as session:
+            session.add(Guest(id=1))
+            with db.released(session):
+                pass
+
+
+def session_released() -> None:
+    with closing(Database("sqlite://")) as db, db.begin() as session, db.released(session):
+        session.execute(text("SELECT 1"))
+
+
 def load_outside_session() -> None:
     async def read() -> None:
         db = Database("sqlite://", models=Base)
@@ -203,6 +217,8 @@ RAISED: dict[type[FastAPIDatabaseError], tuple[Callable[..., None], str, str]] =
     errors.UnitEnded: (unit_ended, r"db\.begin\(\) at test_errors\.py:\d+", r"`with db\.begin\(\) as session:`"),
     errors.OutsideRequest: (outside_request, r"db\.session", r"`with db\.begin\(\) as session:`"),
     errors.ConcurrentUse: (concurrent_use, r"db\.begin\(\) at test_errors\.py:\d+", "Await the statements"),
+    errors.UnsavedWork: (unsaved_work, r"db\.begin\(\) at test_errors\.py:\d+", r"Call session\.commit\(\) before"),
+    errors.SessionReleased: (session_released, r"db\.begin\(\) at test_errors\.py:\d+", "before or after the block"),
     errors.LoadOutsideSession: (load_outside_session, r"db\.begin\(\) at test_errors\.py:\d+", "selectinload"),
     errors.TransactionAborted: (transaction_aborted, "COMMIT", r"session\.begin_nested\(\)"),
     errors.QueueFull: (queue_full, "0 requests wait for one of 1 connections", "max_waiting"),

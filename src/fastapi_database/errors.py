@@ -20,6 +20,8 @@ FastAPIDatabaseError
 │   ├── UnitEnded                      unit-ended
 │   ├── OutsideRequest                 outside-request
 │   ├── ConcurrentUse                  concurrent-use
+│   ├── UnsavedWork                    unsaved-work
+│   ├── SessionReleased                session-released
 │   └── LoadOutsideSession             load-outside-session
 ├── TransactionAborted                 transaction-aborted
 └── Unavailable                        the database can not serve now: answered with 503
@@ -171,6 +173,18 @@ class ConcurrentUse(UsageError):
     """Two tasks used one async session at the same time."""
 
     code = "concurrent-use"
+
+
+class UnsavedWork(UsageError):
+    """The connection of a unit that has written was to be given back in the middle of it."""
+
+    code = "unsaved-work"
+
+
+class SessionReleased(UsageError):
+    """A session was used inside the block that gave its connection back."""
+
+    code = "session-released"
 
 
 class LoadOutsideSession(UsageError):

@@ -109,13 +109,15 @@ class Form:
 class Servers:
     """Starts servers on demand and keeps them; one that a test left in disorder is replaced."""
 
-    def __init__(self, run: Run, directory: Path) -> None:
+    def __init__(self, run: Run, directory: Path, *, app: str = APP) -> None:
         self._run = run
         self._directory = directory
+        self._app = app
         self._kept: dict[tuple[str, str, frozenset[tuple[str, str]]], Served] = {}
 
-    def get(self, database: str, postgresql: PostgreSQL | None, env: Mapping[str, str], *, app: str = APP) -> Served:
+    def get(self, database: str, postgresql: PostgreSQL | None, env: Mapping[str, str], *, app: str = "") -> Served:
         """Give the server for a database ("sqlite", "postgresql+asyncpg", …), settings and application."""
+        app = app or self._app
         key = (database, app, frozenset(env.items()))
         if key not in self._kept:
             self._kept[key] = self._start(database, postgresql, env, app)

@@ -206,6 +206,23 @@ def test_a_wait_for_a_thread_of_anyio_is_known() -> None:
     assert seen == [False, False, True, False, True]
 
 
+def test_a_thread_of_anyio_knows_its_loop_which_lets_more_of_them_run() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        limiter = anyio.to_thread.current_default_thread_limiter()
+        before = limiter.total_tokens
+        assert internals.loop_of_worker() is None
+        assert await anyio.to_thread.run_sync(internals.loop_of_worker) is loop
+        assert await asyncio.to_thread(internals.loop_of_worker) is None
+        done = loop.create_future()
+        loop.call_soon(internals.add_worker_threads, 2)
+        loop.call_soon(done.set_result, None)
+        await done
+        assert limiter.total_tokens == before + 2
+
+    asyncio.run(main())
+
+
 class Watched:
     """Awaits something and notes, while a future is awaited, whether the wait is shielded."""
 

@@ -7,10 +7,12 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import anyio
 import anyio.from_thread
+import anyio.to_thread
 import pytest
 
 from fastapi_database.core import threads as module
@@ -409,3 +411,104 @@ def test_each_event_loop_is_reached_from_its_own_calls() -> None:
 
     assert [asyncio.run(main()) for _ in range(3)] == [True] * 3
     threads.close()
+
+
+# Threads that wait for something else are set aside.
+
+
+async def test_threads_that_are_set_aside_keep_no_other_from_running(threads: Threads) -> None:
+    together = threading.Barrier(20)
+
+    def wait() -> str:
+        with threads.aside(), threads.aside():
+            together.wait(PATIENCE)
+        return "waited"
+
+    assert await asyncio.gather(*(threads.run(wait) for _ in range(20))) == ["waited"] * 20
+    assert await threads.run(lambda: "next") == "next"
+    await comes_true(lambda: len(threads._idle) <= 4 and not threads._running)
+
+
+async def test_beyond_what_is_spare_a_call_keeps_its_turn(threads: Threads) -> None:
+    """Four run, and three more while three of them are set aside."""
+    begun, go_on = threading.Semaphore(0), threading.Event()
+
+    def wait() -> None:
+        with threads.aside(spare=3):
+            begun.release()
+            assert go_on.wait(PATIENCE)
+
+    calls = [asyncio.create_task(threads.run(wait)) for _ in range(20)]
+    for _ in range(7):
+        assert await asyncio.to_thread(begun.acquire, timeout=PATIENCE)
+    assert (len(threads._running), len(threads._aside), len(threads._waiting)) == (4, 3, 13)
+    go_on.set()
+    await asyncio.gather(*calls)
+    await comes_true(lambda: not threads._running and not threads._aside)
+
+
+async def test_a_block_that_is_left_after_its_call_counts_nobody(threads: Threads) -> None:
+    def enter() -> ExitStack:
+        stack = ExitStack()
+        stack.enter_context(threads.aside(spare=10))
+        return stack
+
+    stack = await threads.run(enter)
+    stack.close()
+    await comes_true(lambda: not threads._running and not threads._aside)
+
+
+async def test_threads_of_another_database_are_set_aside_where_they_belong(threads: Threads) -> None:
+    other = Threads(1)
+
+    def wait() -> tuple[int, int]:
+        with other.aside(spare=1):
+            return len(threads._running), len(other._lent)
+
+    assert await threads.run(wait) == (0, 0)
+    other.close()
+
+
+async def test_a_thread_of_anyio_that_is_set_aside_lets_another_run(threads: Threads) -> None:
+    limiter = anyio.to_thread.current_default_thread_limiter()
+    before = limiter.total_tokens
+    together = threading.Barrier(60)
+
+    def wait() -> None:
+        with threads.aside(spare=100), threads.aside():
+            together.wait(PATIENCE)
+
+    await asyncio.gather(*(anyio.to_thread.run_sync(wait) for _ in range(60)))
+    await comes_true(lambda: limiter.total_tokens == before and not threads._lent)
+
+
+async def test_threads_of_anyio_are_lent_no_more_than_what_is_spare(threads: Threads) -> None:
+    limiter = anyio.to_thread.current_default_thread_limiter()
+    before = limiter.total_tokens
+    begun, go_on = threading.Semaphore(0), threading.Event()
+
+    def wait() -> None:
+        with threads.aside(spare=3):
+            begun.release()
+            assert go_on.wait(PATIENCE)
+
+    calls = [asyncio.create_task(anyio.to_thread.run_sync(wait)) for _ in range(60)]
+    for _ in range(43):
+        assert await asyncio.to_thread(begun.acquire, timeout=PATIENCE)
+    await comes_true(lambda: limiter.total_tokens == before + 3)
+    assert limiter.borrowed_tokens == 43
+    go_on.set()
+    await asyncio.gather(*calls)
+    await comes_true(lambda: limiter.total_tokens == before)
+
+
+def test_elsewhere_nobody_is_set_aside(threads: Threads) -> None:
+    with threads.aside(spare=1):
+        assert not threads._lent
+        assert not threads._aside
+
+
+async def comes_true(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            await asyncio.sleep(0.001)

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 
 from fastapi_database.core.internals import running_loop
@@ -70,7 +71,8 @@ def admitted(owner: object) -> None:
 class Admission:
     """The queue with a clock and a lock: places for async callers and for threads.
 
-    Both ways in wait at most ``timeout`` seconds. A cancelled wait gives up its claim.
+    Both ways in wait at most ``timeout`` seconds. A cancelled wait gives up its claim. ``aside`` surrounds the wait of
+    a thread, which others must not wait for: they may hold the very place it waits for.
     """
 
     def __init__(
@@ -80,10 +82,12 @@ class Admission:
         max_waiting: int,
         timeout: float,
         single_writer: bool,
+        aside: Callable[[], AbstractContextManager[None]] = nullcontext,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._queue = AdmissionQueue(places=places, max_waiting=max_waiting, single_writer=single_writer)
         self._timeout = timeout
+        self._aside = aside
         self._clock = clock
         self._lock = threading.Lock()
         self.admitted = 0
@@ -140,7 +144,9 @@ class Admission:
                 ticket.wake = _setter(ready)
         if ticket.granted is None:
             try:
-                if not ready.wait(self._timeout):
+                with self._aside():
+                    in_time = ready.wait(self._timeout)
+                if not in_time:
                     self._give_up(ticket)
             except BaseException:
                 self.release(ticket)
@@ -155,7 +161,9 @@ class Admission:
                 return
             ticket.wake = _setter(ready)
         try:
-            if ready.wait(self._timeout):
+            with self._aside():
+                in_time = ready.wait(self._timeout)
+            if in_time:
                 return
         except BaseException:
             with self._lock:

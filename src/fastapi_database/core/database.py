@@ -13,6 +13,7 @@ from sqlalchemy.engine import URL, Engine
 
 from fastapi_database.config import settings
 from fastapi_database.core.queue import Named
+from fastapi_database.core.released import Released
 from fastapi_database.core.resources import Resources
 from fastapi_database.core.transaction import checked_priority
 from fastapi_database.core.unit import AsyncUnit, Intent, Unit
@@ -113,6 +114,31 @@ class CoreDatabase:
         >>> db.close()
         """
         return Begin(self._resources, owner=Named(_caller(), checked_priority(priority)))
+
+    def released(self, session: Session | AsyncSession) -> Released:
+        """Hold no connection while the block lasts: around a call of another service, a computation, a long wait.
+
+        ``with`` for a ``Session``, ``async with`` for an ``AsyncSession``; the session is that of a request or of
+        :meth:`begin`. What was read so far ends as a transaction of its own, by ROLLBACK; loaded objects stay as they
+        are. The first statement after the block waits for a connection as the first of a unit does, and sees what
+        others committed meanwhile. A statement in the block raises ``SessionReleased``; an inner block does nothing
+        more. Up to 400 sync blocks at a time keep no thread from other requests.
+
+        Raises ``UnsavedWork``, and changes nothing, when the unit has written, has locked rows, has objects to store or
+        is in a savepoint, and ``TransactionAborted`` when a statement of it has failed. An exception or a cancellation
+        in the block goes on; the unit is rolled back then as ever.
+
+        >>> from sqlalchemy import text
+        >>> db = CoreDatabase("sqlite://")
+        >>> with db.begin() as session:
+        ...     price = session.scalar(text("SELECT 3"))
+        ...     with db.released(session):
+        ...         in_use = db.stats().in_use
+        >>> price, in_use
+        (3, 0)
+        >>> db.close()
+        """
+        return Released(self._resources, session)
 
     def create_all(self) -> None:
         """Create the tables of ``models`` that do not exist yet: for demos and tests; use migrations elsewhere.

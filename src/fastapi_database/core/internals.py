@@ -20,8 +20,9 @@ Seen in SQLAlchemy 2.0.50 to 2.0.58 and 2.1.0 to 2.1.9, and in AnyIO 4.16. Each 
 * ``sqlalchemy.util.await_only`` and ``greenlet_spawn``: the bridge between the two worlds; widely used.
 * ``anyio._backends._asyncio._task_states``: the innermost cancel scope of a task, which is shielded while AnyIO waits
   for a worker thread. The public ``current_effective_deadline()`` can tell only below a scope that has a deadline.
-* ``anyio._core._eventloop.claim_worker_thread`` and ``.threadlocals.current_cancel_scope``, with
+* ``anyio._core._eventloop.claim_worker_thread``, ``.threadlocals.current_token`` and ``.current_cancel_scope``, with
   ``anyio._backends._asyncio.AsyncIOBackend``: how ``anyio.from_thread`` finds the event loop and the cancel scope.
+  ``AsyncIOBackend.current_default_thread_limiter()`` works in a plain callback of the loop, where no task runs.
 * ``asyncio._get_running_loop`` (Python 3.11): the running loop or None, without an exception where none runs.
 """
 
@@ -248,3 +249,15 @@ def run_as_worker(function: Callable[[], T], *, loop: asyncio.AbstractEventLoop,
             return function()
         finally:
             del threadlocals.current_cancel_scope
+
+
+def loop_of_worker() -> asyncio.AbstractEventLoop | None:
+    """Give the event loop that waits for this thread, if it is one of AnyIO's worker threads."""
+    token = getattr(threadlocals, "current_token", None)
+    loop = None if token is None else token.native_token
+    return loop if isinstance(loop, asyncio.AbstractEventLoop) else None
+
+
+def add_worker_threads(change: int) -> None:
+    """Let more of AnyIO's threads run at once, or fewer; called on their event loop."""
+    _ANYIO.AsyncIOBackend.current_default_thread_limiter().total_tokens += change

@@ -8,7 +8,7 @@ from fastapi_database.core.cancellation import let_result_stand, nothing
 from fastapi_database.core.connections import Connections
 from fastapi_database.core.queue import Owner, Ticket
 from fastapi_database.core.threads import Threads
-from fastapi_database.core.unit import AsyncUnit, Counters, Intent, Services, SyncUnit
+from fastapi_database.core.unit import AsyncUnit, Counters, Intent, Services, SyncUnit, Unit
 from fastapi_database.engines import dialect_for
 
 
@@ -21,13 +21,14 @@ class Resources:
         self.settings = settings
         self.dialect = dialect_for(settings.url, settings.limits)
         self.connections = Connections(self.dialect, settings)
+        self.threads = Threads(settings.max_connections)
         self.admission = Admission(
             places=settings.max_connections,
             max_waiting=settings.max_waiting,
             timeout=settings.queue_timeout,
             single_writer=self.dialect.single_writer,
+            aside=self.threads.aside,
         )
-        self.threads = Threads(settings.max_connections)
         self.counters = Counters()
         self.serving = False
         """True while an application answers requests, when a sync session on the event loop is refused."""
@@ -44,6 +45,10 @@ class Resources:
     def async_unit(self, *, owner: Owner, intent: Intent) -> AsyncUnit:
         """Open a unit for a task; it takes its place at the first statement."""
         return AsyncUnit(self._services, owner=owner, intent=intent)
+
+    def opened(self, unit: Unit) -> bool:
+        """Tell whether a unit is one of this ``Database``."""
+        return unit.is_of(self._services)
 
     async def pause(self) -> None:
         """Close everything that a later use can open again: the end of a lifespan."""

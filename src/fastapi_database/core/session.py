@@ -80,12 +80,12 @@ class UnitAsyncSession(AsyncSession):
     """
 
     def __init__(self, unit: Unit) -> None:
-        self._unit = unit
+        self.unit = unit
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_unit" or "sync_session" in vars(self):
+        if name == "unit" or "sync_session" in vars(self):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        unit = self._unit
+        unit = self.unit
         # What is given as the class of the session is called, and nothing else.
         super().__init__(sync_session_class=lambda **_: unit.session)  # type: ignore[arg-type]
         return getattr(self, name)

@@ -4,6 +4,10 @@ There is a thread for every place, so that no unit ever waits for a thread behin
 database. But threads that all want to run Python at once only fight for the interpreter's lock: while the
 process is busy computing, two of them get the work done with least CPU (``bench/``), and as soon as it is
 not, all of them may run. The thread that ran last runs next: its caches are warm, the others may sleep.
+
+A thread that waits for a place, or for something else with its connection given back, is set :meth:`aside`: it
+holds nothing that others need, so another one may run meanwhile. The same is done for AnyIO's threads, in which
+``def`` endpoints of plain routers run.
 """
 
 from __future__ import annotations
@@ -14,8 +18,8 @@ import functools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -24,7 +28,7 @@ from weakref import WeakSet
 from anyio import CancelScope
 
 from fastapi_database.core.cancellation import nothing, refuse_if_cancelled, result_stands
-from fastapi_database.core.internals import current_scope, run_as_worker
+from fastapi_database.core.internals import add_worker_threads, current_scope, loop_of_worker, run_as_worker
 
 T = TypeVar("T")
 
@@ -40,6 +44,10 @@ LOOK = 0.005
 PATIENCE = 0.05
 """Seconds after which a running call is not one of the two any more: others must not wait behind a slow one."""
 
+SPARE = 400
+"""Threads that may be set aside for slow other work; one more keeps its turn. Ten times AnyIO's forty: a thread costs
+some 50 kB of memory, and who has more to wait for at once wants ``async def``."""
+
 
 @dataclass(slots=True, eq=False)
 class _Call:
@@ -54,6 +62,8 @@ class _Call:
     value: Any = None
     error: BaseException | None = None
     started: float = 0.0
+    left: bool = False
+    """Whether its thread is through with it."""
 
     def run(self) -> None:
         try:
@@ -98,6 +108,15 @@ class _Call:
 _Inbox = SimpleQueue[_Call | None]
 
 
+class _Worker(threading.Thread):
+    """One of our threads, which knows whose it is and what it runs."""
+
+    def __init__(self, owner: Threads, inbox: _Inbox, generation: int) -> None:
+        super().__init__(target=owner.work, args=(self, inbox, generation), name="fastapi-database", daemon=True)
+        self.owner = owner
+        self.call: _Call | None = None
+
+
 class Threads:
     """Runs functions in at most ``size`` threads, as few at a time as serve best. For any number of event loops."""
 
@@ -109,6 +128,8 @@ class Threads:
         self._waiting: deque[_Call] = deque()
         self._running: set[_Call] = set()
         self._idle: list[_Inbox] = []
+        self._aside: set[_Call] = set()  # for slow other work
+        self._lent: dict[int, bool] = {}  # threads of AnyIO that are set aside, and whether for slow other work
         self._generation = 0
         self._looked = (0.0, 0.0)
         self._looking: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
@@ -143,6 +164,65 @@ class Threads:
         result: T = call.result()
         return result
 
+    @contextmanager
+    def aside(self, *, spare: int | None = None) -> Generator[None]:
+        """Count this thread, one of ours or of AnyIO's, not among those that run while the block waits for something.
+
+        With ``spare``, for slow other work, only while fewer than so many are. Waits for nothing, neither for a turn
+        at the end of the block nor for the event loop. Does nothing in any other thread, and in an inner block. The
+        block may end in another thread, or after the function has returned.
+        """
+        worker = threading.current_thread()
+        if isinstance(worker, _Worker):
+            call = worker.call
+            with worker.owner.set_aside(call, spare=spare) if call is not None else nullcontext():
+                yield
+            return
+        loop = loop_of_worker()
+        with self._one_more(loop, spare=spare) if loop is not None else nullcontext():
+            yield
+
+    @contextmanager
+    def set_aside(self, call: _Call, *, spare: int | None) -> Generator[None]:
+        """Count a call that runs in one of these threads not among them; see :meth:`aside`."""
+        with self._lock:
+            counted = call in self._running and (spare is None or len(self._aside) < spare)
+            if counted:
+                self._running.remove(call)
+                if spare is not None:
+                    self._aside.add(call)
+                while self._waiting and self._has_room():
+                    self._start(self._waiting.popleft())
+        try:
+            yield
+        finally:
+            if counted:
+                with self._lock:
+                    self._aside.discard(call)
+                    if not call.left:
+                        self._take(call)
+
+    @contextmanager
+    def _one_more(self, loop: asyncio.AbstractEventLoop, *, spare: int | None) -> Generator[None]:
+        """Let another thread of AnyIO's run while one waits."""
+        thread = threading.get_ident()
+        with self._lock:
+            lent = thread not in self._lent and (spare is None or sum(self._lent.values()) < spare)
+            if lent:
+                self._lent[thread] = spare is not None
+        if not lent:
+            yield
+            return
+        with suppress(RuntimeError):  # the loop was closed
+            loop.call_soon_threadsafe(add_worker_threads, 1)
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._lent[thread]
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(add_worker_threads, -1)
+
     def close(self) -> None:
         """Let threads end, busy ones when they are through; a later use starts new ones."""
         with self._lock:
@@ -167,11 +247,8 @@ class Threads:
             return
         inbox: _Inbox = SimpleQueue()
         inbox.put(call)
-        thread = threading.Thread(
-            target=self._work, args=(inbox, self._generation), name="fastapi-database", daemon=True
-        )
         try:
-            thread.start()
+            _Worker(self, inbox, self._generation).start()
         except RuntimeError as error:  # the system has no thread left
             self._running.remove(call)
             call.hand_back(None, error)
@@ -180,27 +257,31 @@ class Threads:
         call.started = time.monotonic()
         self._running.add(call)
 
-    def _work(self, inbox: _Inbox, generation: int) -> None:
+    def work(self, worker: _Worker, inbox: _Inbox, generation: int) -> None:
+        """Run what comes in, in a thread of its own, until it is told to end."""
         while (call := inbox.get()) is not None:
             following: _Call | None = call
             del call  # an idle thread must not keep the session and the objects of the request it served last
             while following is not None:
+                worker.call = following
                 following.run()
+                worker.call = None
                 following = self._next(following, inbox, generation)
 
     def _next(self, done: _Call, inbox: _Inbox, generation: int) -> _Call | None:
         with self._lock:
-            self._running.remove(done)
+            self._running.discard(done)  # not there when a block that set it aside was not left
+            done.left = True
             if self._limit > self._narrow:
                 self._look()  # nobody may wait by now, and who is many computes with many
             if self._waiting and self._has_room():
                 call = self._waiting.popleft()
                 self._take(call)
                 return call
-            if generation == self._generation:
+            if generation == self._generation and len(self._idle) < self._size:
                 self._idle.append(inbox)
             else:
-                inbox.put(None)  # closed meanwhile
+                inbox.put(None)  # closed meanwhile, or one of those that ran for others set aside
             return None
 
     def _look_later(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -36,6 +36,7 @@ from fastapi_database.errors import (
     ConcurrentUse,
     FastAPIDatabaseError,
     LoadOutsideSession,
+    SessionReleased,
     Unavailable,
     UnitEnded,
     WrongSession,
@@ -108,6 +109,10 @@ class Unit(ABC):
     """An error that must reach the client even if the handler swallowed it."""
     _session: Session | None = None
     _engine: UnitEngine | None = None
+    wrote = False
+    """Whether the running transaction had a statement that is made to write; what others hide, the database knows."""
+    _releases = 0
+    """How many blocks of ``db.released()`` are being run."""
     _connected = True
     """False from the moment a connection is asked for until it has begun a transaction."""
     _acknowledged = False
@@ -162,6 +167,11 @@ class Unit(ABC):
         return self._engine is not None and self._engine.late
 
     @property
+    def asked(self) -> bool:
+        """Whether the running transaction has sent, or is about to send, a statement."""
+        return self._engine is not None
+
+    @property
     def in_use(self) -> bool:
         """Whether another task is in the middle of a statement, which has to be stopped before the end."""
         return False
@@ -174,6 +184,8 @@ class Unit(ABC):
         if engine is None:
             engine = self._engine = self._begin(clause)
             self._connected = False
+        elif not self.wrote:
+            self.wrote = _is_made_to_write(clause)
         return engine
 
     def refuse_if_ended(self) -> None:
@@ -234,9 +246,24 @@ class Unit(ABC):
         if ticket is not None:
             self._services.admission.release(ticket)
 
+    def is_of(self, services: Services) -> bool:
+        """Tell whether this unit works with these services, those of one ``Database``."""
+        return self._services is services
+
+    def give_back(self) -> None:
+        """Give the place back, and refuse statements until as many calls of :meth:`resume` have come."""
+        self._engine = None  # one that was asked for, and not used, must not be used without a place
+        self.release_place()
+        self._releases += 1
+
+    def resume(self) -> None:
+        """Have the next statement take a place, and a connection, again. Waits for nothing and talks to nothing."""
+        self._releases -= 1
+
     def transaction_ended(self) -> None:
         """Note that the connection went back to its pool: the next transaction chooses its engine anew."""
         self._engine = None
+        self.wrote = False
 
     def committed(self) -> None:
         """Count a COMMIT."""
@@ -278,6 +305,13 @@ class Unit(ABC):
                 raise
 
     def _begin(self, clause: Any) -> UnitEngine:
+        if self._releases:
+            self.fatal = SessionReleased(
+                f"the session of {self.owner} was used inside `db.released(session)`, which has given its connection "
+                "back: move the statement, or the load of the attribute, before or after the block, or open a unit of "
+                "its own there: `with db.begin() as session:` (or `async with`)"
+            )
+            raise self.fatal
         writes = self.intent is Intent.WRITE or _may_write(clause)
         engines = self._services.connections.unit_engines(self._base_engine())
         try:
@@ -290,6 +324,7 @@ class Unit(ABC):
             refused(error, owner=self.owner)
             raise
         admitted(self.owner)
+        self.wrote = writes and _is_made_to_write(clause)
         return engines.write if writes else engines.read
 
     @abstractmethod
@@ -423,3 +458,10 @@ def _may_write(clause: Any) -> bool:
         words = clause.text.split(None, 1)
         return not words or words[0].upper() not in {"SELECT", "PRAGMA", "EXPLAIN", "VALUES"}
     return not isinstance(clause, SelectBase | FunctionElement)
+
+
+def _is_made_to_write(clause: Any) -> bool:
+    """Tell whether a statement is no SELECT; a WITH in words may be either."""
+    if isinstance(clause, TextClause) and clause.text.lstrip()[:4].upper() == "WITH":
+        return False
+    return _may_write(clause)

@@ -12,14 +12,14 @@ from typing import Any, ClassVar
 from urllib.parse import urlencode
 
 from sqlalchemy import event
-from sqlalchemy.engine import URL, Engine
+from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.pool import PoolProxiedConnection
 
 from fastapi_database.config import Limits
 from fastapi_database.engines.dialect import Dialect, UnitEngines
 from fastapi_database.engines.internals import asked_isolation_level, asyncpg_socket
 from fastapi_database.engines.late import LateTransactions, LateUnitEngine, leave_autocommit
-from fastapi_database.engines.transactions import ABORTED, Transactions, UnitEngine
+from fastapi_database.engines.transactions import ABORTED, Transactions, UnitEngine, unit_transaction
 from fastapi_database.errors import FastAPIDatabaseError, InvalidURL, LoginRefused, Unreachable
 
 CONNECT_TIMEOUT = 5
@@ -248,7 +248,21 @@ def _checked_asyncpg_connection() -> type[Any]:
     return CheckedConnection
 
 
-class AsyncpgTransactions(LateTransactions):
+class PostgreSQLTransactions(LateTransactions):
+    """Asks the server about the transaction."""
+
+    def has_written(self, connection: Connection) -> bool:
+        """Ask whether the transaction was given a number: it is with its first write, or lock of a row.
+
+        https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-INFO-SNAPSHOT
+        """
+        transaction = unit_transaction(connection)
+        if transaction is not None and transaction.late:
+            return False
+        return bool(connection.exec_driver_sql("SELECT pg_current_xact_id_if_assigned() IS NOT NULL").scalar())
+
+
+class AsyncpgTransactions(PostgreSQLTransactions):
     """Knows when a connection of asyncpg is outside of a transaction."""
 
     def is_idle(self, dbapi_connection: PoolProxiedConnection) -> bool:
@@ -256,7 +270,7 @@ class AsyncpgTransactions(LateTransactions):
         return not driver_connection.is_in_transaction()
 
 
-class PsycopgTransactions(LateTransactions):
+class PsycopgTransactions(PostgreSQLTransactions):
     """Looks before COMMIT whether the transaction has failed: psycopg does not tell what COMMIT did."""
 
     def is_idle(self, dbapi_connection: PoolProxiedConnection) -> bool:

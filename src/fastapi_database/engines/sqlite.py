@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from urllib.parse import unquote, urlsplit
 
 from sqlalchemy import event
-from sqlalchemy.engine import URL, Engine
+from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.pool import PoolProxiedConnection
 
 from fastapi_database.config import LOCK_TIMEOUT, Limits
@@ -185,9 +185,20 @@ class SQLiteTransactions(Transactions):
         if connection.driver_connection.in_transaction:
             return  # a listener for "begin" has written, before which sqlite3 begins
         transaction = unit_transaction(dbapi_connection)
+        if transaction is not None:
+            transaction.changes = connection.driver_connection.total_changes
         cursor = connection.cursor()
         cursor.execute("BEGIN" if transaction is None else transaction.begin)
         cursor.close()
+
+    def has_written(self, connection: Connection) -> bool:
+        """Compare SQLite's count of changed rows; it does not count tables that were made or dropped.
+
+        https://sqlite.org/c3ref/total_changes.html
+        """
+        transaction = unit_transaction(connection)
+        driver_connection: Any = connection.connection.driver_connection
+        return transaction is None or bool(driver_connection.total_changes != transaction.changes)
 
 
 def _connect_async(*args: Any, **arguments: Any) -> Any:

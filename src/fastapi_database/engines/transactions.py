@@ -46,6 +46,8 @@ class UnitTransaction:
     """The statement it begins with, where it needs one."""
     late: bool = False
     """Whether the database has not been told yet that it begins: its statements so far only read."""
+    changes: int = 0
+    """Where the database counts what a connection changes: the count when the transaction began."""
     failed: bool = False
     """Whether a statement failed, outside the savepoints that were rolled back since."""
     savepoints: list[tuple[str, bool]] = field(default_factory=list[tuple[str, bool]])
@@ -121,6 +123,13 @@ class Transactions(Dialect):
         """Roll back in place of a COMMIT. Nobody else does: SQLAlchemy counts the transaction as ended."""
         self.do_rollback(dbapi_connection)
         raise TransactionAborted(ABORTED)
+
+    def has_written(self, connection: Connection) -> bool:
+        """Ask the database whether the transaction on a connection has written, whatever its statements look like.
+
+        True where it does not tell.
+        """
+        return True
 
     def do_savepoint(self, connection: Connection, name: str) -> None:
         transaction = unit_transaction(connection)
