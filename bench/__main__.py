@@ -44,6 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             from bench.environments import lock
 
             lock()
+        case "soak":
+            from bench.soak import main as soak
+
+            soak(options.requests, options.database or list(DATABASES))
         case _:
             _run(options)
 
@@ -96,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m bench", description=__doc__, epilog="`conformance --help`: the guarantees, asked of every peer"
     )
     add = parser.add_argument
-    add("command", nargs="?", choices=("run", "chart", "micro", "lock"), default="run")
+    add("command", nargs="?", choices=("run", "chart", "micro", "lock", "soak"), default="run")
     add("--quick", action="store_true", help="8 and 128 clients, few windows: some 10 minutes")
     add("--only", nargs="+", choices=[peer.name for peer in PEERS], help="these peers")
     add("--database", nargs="+", choices=list(DATABASES))
@@ -107,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--ramp", type=float, default=0.3, help="seconds in which clients arrive (default %(default)s)")
     add("--timeout", type=float, default=35.0, help="seconds for one request (default %(default)s)")
     add("--into", type=Path, default=PARTIAL, help="directory for quick and filtered runs (default %(default)s)")
+    add("--requests", type=int, default=200_000, help="soak: how many (default %(default)s)")
     add("--partial", action="store_true", help="chart: of the last quick or filtered run")
     return parser
 

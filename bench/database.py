@@ -37,12 +37,14 @@ class PostgreSQL:
     """One database per peer on one server."""
 
     def __init__(self, server: str) -> None:
+        self._made: set[str] = set()
         self._server = _engine(make_url(server).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT")
 
     def prepare(self, peer: Peer) -> str:
         """Make the database and its rows."""
         self._execute(f"DROP DATABASE IF EXISTS {_name(peer)} WITH (FORCE)")
         self._execute(f"CREATE DATABASE {_name(peer)}")
+        self._made.add(_name(peer))
         with self._connect(peer) as connection:
             _fill(connection)
             connection.execute(text(f"SELECT setval(pg_get_serial_sequence('users', 'id'), {LISTED})"))
@@ -64,8 +66,8 @@ class PostgreSQL:
 
     def close(self) -> None:
         """Drop the databases: the server may be somebody's own."""
-        for peer in PEERS:
-            self._execute(f"DROP DATABASE IF EXISTS {_name(peer)} WITH (FORCE)")
+        for name in self._made:
+            self._execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
     def _connect(self, peer: Peer) -> Connection:
         return _engine(self._server.url.set(database=_name(peer))).connect()

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from apps.b_serving import APP, FORMS, Form, Served, Servers, comes_true
+from apps.b_serving import FORMS, Form, Served, Servers, comes_true
 from support.run import Run
 
 
@@ -20,7 +20,7 @@ def served(servers: Servers, request: pytest.FixtureRequest) -> Iterator[Callabl
     """Give servers of `b_life` or another app; leaving one with a connection or a transaction in use fails the test."""
     used: dict[int, Served] = {}
 
-    def get(database: str, *, app: str = APP, **env: str) -> Served:
+    def get(database: str, *, app: str = "", **env: str) -> Served:
         postgresql = None if database == "sqlite" else request.getfixturevalue("postgresql")
         one = servers.get(database, postgresql, env, app=app)
         used[id(one)] = one

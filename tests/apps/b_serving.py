@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
@@ -109,10 +110,13 @@ class Form:
 class Servers:
     """Starts servers on demand and keeps them; one that a test left in disorder is replaced."""
 
-    def __init__(self, run: Run, directory: Path, *, app: str = APP) -> None:
+    def __init__(
+        self, run: Run, directory: Path, *, app: str = APP, env: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         self._run = run
         self._directory = directory
         self._app = app
+        self._env = env
         self._kept: dict[tuple[str, str, frozenset[tuple[str, str]]], Served] = {}
 
     def get(self, database: str, postgresql: PostgreSQL | None, env: Mapping[str, str], *, app: str = "") -> Served:
@@ -139,7 +143,7 @@ class Servers:
             url = f"sqlite:///{self._directory / f'life-{next(NUMBERS)}.sqlite'}"
         else:
             url = postgresql.url(postgresql.create_database(), driver=database.partition("+")[2])
-        settings = {"DATABASE_URL": url, "DATABASE_MAX_CONNECTIONS": str(POOL), **env}
+        settings = {"DATABASE_URL": url, "DATABASE_MAX_CONNECTIONS": str(POOL), **self._env, **env}
         return Served(Server(app, run=self._run, env=settings), url, postgresql)
 
 

@@ -157,9 +157,11 @@ def add_streams(router: fastapi.APIRouter, kind: str) -> None:
 
     @router.get("/ticks", response_class=EventSourceResponse)
     async def ticks(user: User, every: float) -> AsyncIterator[dict[str, int]]:
-        """Ask the database regularly; the name of the moment says how much of the time it took."""
+        """Ask the database regularly, and say what is held while the answer is sent on."""
         while True:
-            yield {"count": await count(kind)}
+            await count(kind)
+            seen = watch.seen()
+            yield {name: seen[name] for name in ("in_use", "checked_out", "checkouts")}
             await asyncio.sleep(every)
 
 
