@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from apps.c_cases import EVERY_DRIVER, Kind, listening, opened
+from apps.c_cases import ASYNC_DRIVERS, EVERY_DRIVER, Kind, listening, opened, url_for
 from fastapi_database import Database
 from fastapi_database.errors import (
     QueueTimeout,
@@ -432,3 +432,29 @@ async def test_a_connection_that_is_lost_in_the_middle_of_a_release_is_not_kept(
             stats = gone.stats()
             assert (stats.in_use, stats.open - stats.idle) == (0, 0)
         assert session.scalar(text("SELECT 1")) == 1
+
+
+@pytest.mark.parametrize("driver", ASYNC_DRIVERS)
+async def test_a_cancellation_in_the_middle_of_a_release_keeps_no_connection(
+    request: pytest.FixtureRequest, driver: str
+) -> None:
+    db = Database(url_for(request, driver))
+
+    async def unit() -> None:
+        async with db.begin() as session:
+            await session.execute(text("SELECT 1"))
+            event.listen(db.async_engine.sync_engine, "rollback", cancel, once=True)
+            async with db.released(session):
+                pass
+
+    def cancel(_: object) -> None:
+        task.cancel()
+
+    task = asyncio.create_task(unit())
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    stats = db.stats()
+    assert (stats.in_use, stats.open - stats.idle) == (0, 0)
+    async with db.begin() as session:
+        assert await session.scalar(text("SELECT 1")) == 1
+    await db.aclose()
