@@ -3,8 +3,9 @@
 import asyncio
 import importlib.util
 import re
+import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import Annotated, Any
 
@@ -184,6 +185,22 @@ def queue_timeout() -> None:
         in_a_thread(db)
 
 
+def queue_shed() -> None:
+    settings = {"max_connections": 1, "max_waiting": 20, "queue_target": 0.01}
+    with closing(Database("sqlite://", **settings)) as db, ThreadPoolExecutor(50) as threads:  # type: ignore[arg-type]
+
+        def work() -> None:
+            with db.begin() as session:
+                session.execute(text("SELECT 1"))
+                time.sleep(0.05)
+
+        running: list[Future[None]] = []
+        while not db.stats().shed:  # twice as many come as can be served, for some seconds
+            running.append(threads.submit(work))
+            time.sleep(0.025)
+        raise next(error for one in running if isinstance(error := one.exception(), errors.QueueShed))
+
+
 def unreachable() -> None:
     with Database("postgresql://ann:s3cr3t-7f@127.0.0.1:1/app").begin() as session:
         session.execute(text("SELECT 1"))
@@ -222,6 +239,11 @@ RAISED: dict[type[FastAPIDatabaseError], tuple[Callable[..., None], str, str]] =
     errors.LoadOutsideSession: (load_outside_session, r"db\.begin\(\) at test_errors\.py:\d+", "selectinload"),
     errors.TransactionAborted: (transaction_aborted, "COMMIT", r"session\.begin_nested\(\)"),
     errors.QueueFull: (queue_full, "0 requests wait for one of 1 connections", "max_waiting"),
+    errors.QueueShed: (
+        queue_shed,
+        r"after \d\.\d\d s, and more requests come than are served \(max_connections 1, in use 1, .*queue_target=0\.01",
+        "raise max_connections",
+    ),
     errors.QueueTimeout: (
         queue_timeout,
         r"after 0\.\d\d s \(max_connections 1, in use 1, .*by db\.begin\(\) at test_errors",
@@ -293,9 +315,10 @@ def answer(app: FastAPI, function: Callable[..., Any]) -> None:
 
 
 def in_a_thread(db: Database) -> None:
-    def use() -> None:
-        with db.begin() as session:
-            session.execute(text("SELECT 1"))
-
     with ThreadPoolExecutor(1) as thread:
-        thread.submit(use).result()
+        thread.submit(use, db).result()
+
+
+def use(db: Database) -> None:
+    with db.begin() as session:
+        session.execute(text("SELECT 1"))

@@ -83,6 +83,7 @@ ENVIRONMENT = {
     "DATABASE_URL": "url",
     "DATABASE_MAX_CONNECTIONS": "max_connections",
     "DATABASE_QUEUE_TIMEOUT": "queue_timeout",
+    "DATABASE_QUEUE_TARGET": "queue_target",
     "DATABASE_MAX_WAITING": "max_waiting",
     "DATABASE_STATEMENT_TIMEOUT": "statement_timeout",
     "DATABASE_LOCK_TIMEOUT": "lock_timeout",
@@ -95,7 +96,7 @@ STATEMENT_TIMEOUT = 30.0
 LOCK_TIMEOUT = 5.0
 
 _LONGEST = 2_000_000.0  # seconds, 23 days: PostgreSQL and SQLite count milliseconds in 31 bits
-_SECONDS = {"queue_timeout", "statement_timeout", "lock_timeout"}
+_SECONDS = {"queue_timeout", "queue_target", "statement_timeout", "lock_timeout"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,11 @@ class Settings:
     answers fewest requests late when it is asked few things at once; 10 is what HikariCP ships with."""
     queue_timeout: float = 5.0
     """Seconds a request waits for a connection before it is answered with 503."""
+    queue_target: float = 0.2
+    """Seconds within which somebody should get a connection. Once requests are refused because the queue is full or
+    ``queue_timeout`` has passed, and still more come than are served, those who have waited more than twice as long are
+    refused first, so that the others are served early: as many, but while their clients are still there. Ten times the
+    20 ms that an ordinary transaction takes, and early enough for a client that gives up after a second."""
     max_waiting: int = 1000
     """Requests that may wait at once; the next one is answered with 503 at once."""
     statement_timeout: float = STATEMENT_TIMEOUT
@@ -303,3 +309,8 @@ def _check_numbers(result: Settings) -> None:
             raise ConflictingSettings(
                 f"{name}={limit!r} must be a number of seconds from 0 (no limit) to {_LONGEST:.0f}"
             )
+    target: Any = result.queue_target
+    if not isinstance(target, int | float) or isinstance(target, bool) or not target > 0:
+        raise ConflictingSettings(
+            f"queue_target={target!r} must be a number of seconds above 0; float('inf') switches it off"
+        )

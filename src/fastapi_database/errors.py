@@ -26,6 +26,7 @@ FastAPIDatabaseError
 ├── TransactionAborted                 transaction-aborted
 └── Unavailable                        the database can not serve now: answered with 503
     ├── QueueFull                      queue-full
+    ├── QueueShed                      queue-shed
     ├── QueueTimeout                   queue-timeout
     ├── Unreachable                    unreachable
     └── LoginRefused                   login-refused
@@ -216,6 +217,13 @@ class QueueFull(Unavailable):
 
     code = "queue-full"
     title = "Too many requests are waiting for the database"
+
+
+class QueueShed(Unavailable):
+    """The request had waited for more than twice ``queue_target``, while more came than were served."""
+
+    code = "queue-shed"
+    title = "The database is overloaded"
 
 
 class QueueTimeout(Unavailable):

@@ -1,4 +1,6 @@
-"""The admission queue against a model of it: every order of claims, withdrawals, releases and upgrades."""
+"""The admission queue against a model of it: every order of claims, withdrawals, releases, upgrades and shedding."""
+
+from collections.abc import Callable
 
 import pytest
 from hypothesis import settings
@@ -6,7 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from fastapi_database.core.queue import LONGEST_RETRY, AdmissionQueue, Named, Ticket
-from fastapi_database.errors import QueueFull
+from fastapi_database.core.shedding import Shedding
+from fastapi_database.errors import QueueFull, QueueShed
 
 NUMBER = st.integers(0, 1000)
 ME = Named("me")
@@ -16,13 +19,33 @@ def turn(ticket: Ticket) -> tuple[int, int]:
     return (-ticket.priority, ticket.number)
 
 
-class AdmissionModel(RuleBasedStateMachine):
-    """Holders and waiters as plain lists; who is served next is worked out anew each time."""
+class Verdict(Shedding):
+    """Stands when it is told to."""
 
-    @initialize(places=st.integers(1, 4), max_waiting=st.integers(0, 4), single_writer=st.booleans())
-    def start(self, places: int, max_waiting: int, single_writer: bool) -> None:
+    def _judge(self, now: float) -> None: ...
+
+
+class AdmissionModel(RuleBasedStateMachine):
+    """Holders and waiters as plain lists; who is served next is worked out anew each time.
+
+    Whether a line stands is decided by a rule (``test_shedding.py`` is about what decides it); who is shed then is
+    worked out.
+    """
+
+    @initialize(
+        places=st.integers(1, 4),
+        max_waiting=st.integers(0, 6),
+        single_writer=st.booleans(),
+        queue_target=st.sampled_from([0.6, 2.0]),
+    )
+    def start(self, places: int, max_waiting: int, single_writer: bool, queue_target: float) -> None:
         self.places, self.max_waiting, self.single_writer = places, max_waiting, single_writer
-        self.queue = AdmissionQueue(places=places, max_waiting=max_waiting, single_writer=single_writer)
+        self.target = queue_target
+        self.queue = AdmissionQueue(
+            places=places, max_waiting=max_waiting, single_writer=single_writer, target=queue_target
+        )
+        self.verdicts = {writes: Verdict(target=queue_target) for writes in (False, True)}
+        self.queue._readers.shedding, self.queue._writers.shedding = self.verdicts.values()
         self.now = 0.0
         self.holders: list[Ticket] = []
         self.waiters: list[Ticket] = []
@@ -32,6 +55,8 @@ class AdmissionModel(RuleBasedStateMachine):
         self.expected_woken: list[Ticket] = []
         self.writes: set[Ticket] = set()
         self.displaced: set[Ticket] = set()
+        self.shed: set[Ticket] = set()
+        self.deaf: set[Ticket] = set()
 
     @rule(writer=st.booleans(), priority=st.integers(-1, 1))
     def request(self, writer: bool, priority: int) -> None:
@@ -42,19 +67,20 @@ class AdmissionModel(RuleBasedStateMachine):
         free = len(self.holders) < self.places and not ahead
         if writes:
             free = free and self.writer() is None and not self.upgrading
-        if not free and len(self.waiters) >= self.max_waiting:
-            last = max(self.waiters, key=turn, default=None)
-            if last is None or last.priority >= priority:
-                with pytest.raises(QueueFull, match=f"{len(self.waiters)} requests wait"):
-                    self.queue.request(writer=writer, owner=owner, now=self.now)
-                return
-            self.waiters.remove(last)
-            self.gone.append(last)
-            self.displaced.add(last)
-            self.expected_woken.append(last)
-        ticket = self.queue.request(writer=writer, owner=owner, now=self.now)
+        ticket, refusal = self.claim(writer, owner)
+        if not free:
+            self.shed_from(writes, coming=1)
+            if len(self.waiters) >= self.max_waiting:
+                last = max(self.waiters, key=turn, default=None)
+                if last is None or last.priority >= priority:
+                    assert f"{len(self.waiters)} requests wait" in refusal
+                    return
+                self.leave(last, self.displaced)
+        assert ticket is not None, refusal
 
         def wake() -> bool:
+            if ticket in self.deaf:
+                return False
             self.woken.append(ticket)
             return True
 
@@ -71,6 +97,24 @@ class AdmissionModel(RuleBasedStateMachine):
         if ticket in self.upgrading:
             self.upgrading.remove(ticket)
         self.give_back(ticket)
+
+    @precondition(lambda self: self.waiters)
+    @rule(number=NUMBER)
+    def close_the_loop_of(self, number: int) -> None:
+        self.deaf.add(self.waiters[number % len(self.waiters)])
+
+    @rule(writes=st.booleans(), standing=st.booleans())
+    def judge(self, writes: bool, standing: bool) -> None:
+        self.verdicts[writes].standing = standing
+
+    @precondition(lambda self: self.waiters)
+    @rule(number=NUMBER)
+    def meet_the_deadline(self, number: int) -> None:
+        self.give_back(self.waiters.pop(number % len(self.waiters)), how=self.queue.expire)
+
+    @rule(seconds=st.sampled_from([0.0, 0.5, 1.5, 5.0]))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
 
     @precondition(lambda self: self.waiters)
     @rule(number=NUMBER)
@@ -109,7 +153,9 @@ class AdmissionModel(RuleBasedStateMachine):
         assert all(one.granted is not None for one in self.holders)
         assert all(one.granted is None for one in self.waiters)
         assert self.woken == self.expected_woken  # each once, in order, and nobody else
-        assert {one for one in self.gone if one.refusal is not None} == self.displaced
+        refused = {one: one.refusal for one in self.gone if one.refusal is not None}
+        assert {one for one, refusal in refused.items() if isinstance(refusal, QueueFull)} == self.displaced
+        assert {one for one, refusal in refused.items() if isinstance(refusal, QueueShed)} == self.shed
         assert not any(one.refusal is not None for one in self.holders + self.waiters)
 
     @invariant()
@@ -132,26 +178,53 @@ class AdmissionModel(RuleBasedStateMachine):
     def readers(self) -> list[Ticket]:
         return [one for one in self.holders if one not in self.writes and one not in self.upgrading]
 
-    def give_back(self, ticket: Ticket) -> None:
+    def claim(self, writer: bool, owner: Named) -> tuple[Ticket | None, str]:
+        try:
+            return self.queue.request(writer=writer, owner=owner, now=self.now), ""
+        except QueueFull as refusal:
+            return None, str(refusal)
+
+    def shed_from(self, writes: bool, coming: int = 0) -> None:
+        """Send those away who have waited too long, the lowest priority first and never everybody."""
+        line = [one for one in self.waiters if (one in self.writes) == writes]
+        if not self.verdicts[writes].standing:
+            return
+        late = [one for one in line if self.now - one.requested > 2 * self.target]
+        for one in sorted(late, key=lambda one: (one.priority, one.number))[: len(line) + coming - 1]:
+            self.leave(one, self.shed)
+
+    def leave(self, ticket: Ticket, why: set[Ticket]) -> None:
+        self.waiters.remove(ticket)
+        self.gone.append(ticket)
+        why.add(ticket)
+        if ticket not in self.deaf:
+            self.expected_woken.append(ticket)
+
+    def give_back(self, ticket: Ticket, how: Callable[..., None] | None = None) -> None:
         self.now += 1
         self.gone.append(ticket)
-        self.queue.release(ticket, now=self.now)
+        (how or self.queue.release)(ticket, now=self.now)
         if self.upgrading and self.writer() is None:
             first = self.upgrading.pop(0)
             self.writes.add(first)
             self.expected_woken.append(first)
+        self.shed_from(writes=False)
+        self.shed_from(writes=True)
         while len(self.holders) < self.places:
             able = [one for one in self.waiters if one not in self.writes or self.writer() is None]
             if not able:
                 return
             first = min(able, key=turn)
             self.waiters.remove(first)
-            self.holders.append(first)
-            self.expected_woken.append(first)
+            if first in self.deaf:
+                self.gone.append(first)
+            else:
+                self.holders.append(first)
+                self.expected_woken.append(first)
 
 
 TestAdmissionQueue = AdmissionModel.TestCase
-TestAdmissionQueue.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestAdmissionQueue.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
 
 
 def test_a_holder_that_leaves_while_it_waits_to_write_leaves_nothing_behind() -> None:

@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
+from math import inf
 
 from fastapi_database.core.internals import running_loop
 from fastapi_database.core.queue import AdmissionQueue, Owner, Ticket
-from fastapi_database.errors import QueueFull, QueueTimeout, Unavailable
+from fastapi_database.errors import QueueFull, QueueShed, QueueTimeout, Unavailable
 
 _NAMED = 3  # of those who hold places, so many are named in an error
 
@@ -83,15 +84,17 @@ class Admission:
         timeout: float,
         single_writer: bool,
         aside: Callable[[], AbstractContextManager[None]] = nullcontext,
+        target: float = inf,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._queue = AdmissionQueue(places=places, max_waiting=max_waiting, single_writer=single_writer)
+        self._queue = AdmissionQueue(places=places, max_waiting=max_waiting, single_writer=single_writer, target=target)
         self._timeout = timeout
         self._aside = aside
         self._clock = clock
         self._lock = threading.Lock()
         self.admitted = 0
         self.refused = 0
+        self.shed = 0
         self.timed_out = 0
 
     @property
@@ -114,8 +117,8 @@ class Admission:
     async def acquire_async(self, *, writer: bool, owner: Owner) -> Ticket:
         """Wait for a place on the event loop.
 
-        Raises :class:`QueueFull` at once, or when a claim of higher priority takes the last room to wait, and
-        :class:`QueueTimeout` at the deadline.
+        Raises :class:`QueueFull` at once, or when a claim of higher priority takes the last room to wait,
+        :class:`QueueShed` when it has waited too long in a line that stands, and :class:`QueueTimeout` at the deadline.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] | None = None
@@ -191,7 +194,10 @@ class Admission:
 
     def _admit(self, ticket: Ticket) -> Ticket:
         if ticket.refusal is not None:
-            self.refused += 1
+            if isinstance(ticket.refusal, QueueShed):
+                self.shed += 1
+            else:
+                self.refused += 1
             raise ticket.refusal
         self.admitted += 1
         return ticket
@@ -201,7 +207,7 @@ class Admission:
             if ticket.granted is not None or ticket.refusal is not None:  # between the deadline and this lock
                 return
             message = self._explain(ticket, "no connection", self._clock() - ticket.requested)
-            self._queue.release(ticket, now=self._clock())
+            self._queue.expire(ticket, now=self._clock())
             self.timed_out += 1
             retry_after = self._queue.retry_after(writer=ticket.writer, now=self._clock())
         raise QueueTimeout(message, retry_after=retry_after)

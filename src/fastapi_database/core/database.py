@@ -40,6 +40,8 @@ class Stats:
     """Units of work that got a place."""
     refused: int
     """Units of work refused at once because ``max_waiting`` were waiting."""
+    shed: int
+    """Units of work refused after more than twice ``queue_target`` seconds, while more came than were served."""
     timed_out: int
     """Units of work refused after ``queue_timeout`` seconds."""
     commits: int
@@ -56,6 +58,7 @@ class CoreDatabase:
         models: object = None,
         max_connections: int | None = None,
         queue_timeout: float | None = None,
+        queue_target: float | None = None,
         max_waiting: int | None = None,
         statement_timeout: float | None = None,
         lock_timeout: float | None = None,
@@ -68,6 +71,7 @@ class CoreDatabase:
                 given={
                     "max_connections": max_connections,
                     "queue_timeout": queue_timeout,
+                    "queue_target": queue_target,
                     "max_waiting": max_waiting,
                     "statement_timeout": statement_timeout,
                     "lock_timeout": lock_timeout,
@@ -168,6 +172,7 @@ class CoreDatabase:
             waiting=self._resources.admission.waiting,
             admitted=self._resources.admission.admitted,
             refused=self._resources.admission.refused,
+            shed=self._resources.admission.shed,
             timed_out=self._resources.admission.timed_out,
             commits=self._resources.counters.commits,
             rollbacks=self._resources.counters.rollbacks,

@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Protocol
 
-from fastapi_database.errors import RETRY_AFTER, QueueFull
+from fastapi_database.core.shedding import Shedding
+from fastapi_database.errors import RETRY_AFTER, QueueFull, QueueShed
 
 LONGEST_RETRY = 60.0
 """Seconds. What was measured a minute ago tells little; a client that is sent away for longer does not come back."""
@@ -58,8 +60,8 @@ class Ticket:
     request: object = None
     """The request whose context the place was claimed in, if it was one."""
     granted: float | None = None
-    refusal: QueueFull | None = None
-    """Why it lost its turn: in a full queue, to a claim of higher priority."""
+    refusal: QueueFull | QueueShed | None = None
+    """Why it lost its turn: in a full queue, to a claim of higher priority; in one that stands, to those behind it."""
     upgrading: bool = False
     wake: Callable[[], bool] = _nobody
     """Tells whoever waits that the place is granted, or the turn lost; False when nobody is left to hear it."""
@@ -68,8 +70,9 @@ class Ticket:
 class Line:
     """Claims that wait: by priority, and in the order they came."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, target: float) -> None:
         self._claims: dict[int, deque[Ticket]] = {}
+        self.shedding = Shedding(target=target)
 
     def __len__(self) -> int:
         return sum(map(len, self._claims.values()))
@@ -90,6 +93,32 @@ class Line:
         """The claim whose turn is last."""
         return self._claims[min(self._claims)][-1]
 
+    def serve(self, ticket: Ticket, now: float) -> None:
+        """Take a claim out that has its place now."""
+        self.shedding.served()
+        if ticket.priority == min(self._claims):  # those before it are served early whatever the line is like
+            self.shedding.least = min(self.shedding.least, now - ticket.requested)
+        self.remove(ticket)
+
+    def overdue(self, now: float, *, coming: int) -> list[Ticket]:
+        """Take out those who have waited too long in a line that stands, the lowest priority first.
+
+        Never everybody, counting those who are ``coming`` now: no place stays free because who could take it was sent
+        away.
+        """
+        if not self.shedding.standing:
+            return []
+        found: list[Ticket] = []
+        left = len(self) + coming
+        for priority in sorted(self._claims):
+            claims = self._claims[priority]
+            while left > 1 and claims and now - claims[0].requested > self.shedding.limit:
+                found.append(claims.popleft())
+                left -= 1
+            if not claims:
+                del self._claims[priority]
+        return found
+
     def add(self, ticket: Ticket) -> None:
         """Put a claim behind those of its priority."""
         self._claims.setdefault(ticket.priority, deque()).append(ticket)
@@ -108,18 +137,21 @@ class Line:
 class AdmissionQueue:
     """By priority, then first come, first served, with a bound.
 
+    Those who have waited more than twice the ``target``, in seconds, are refused while the line stands: see
+    ``core/shedding.py``.
+
     Every method that may grant places calls ``wake`` of the tickets it granted, in order. A place that nobody takes
     any more, because the event loop that waited was closed, goes to the next.
     """
 
-    def __init__(self, *, places: int, max_waiting: int, single_writer: bool) -> None:
+    def __init__(self, *, places: int, max_waiting: int, single_writer: bool, target: float = inf) -> None:
         self.places = places
         self.max_waiting = max_waiting
         self.single_writer = single_writer
         self.held: dict[Ticket, None] = {}
         self._writing: Ticket | None = None
-        self._readers = Line()
-        self._writers = Line()
+        self._readers = Line(target=target)
+        self._writers = Line(target=target)
         self._upgrades: deque[Ticket] = deque()
         self._next = 0
         self._mean_hold = 0.0
@@ -156,13 +188,18 @@ class AdmissionQueue:
         """
         self._next += 1
         ticket = Ticket(writer=writer and self.single_writer, owner=owner, requested=now, number=self._next)
-        line = self._writers if ticket.writer else self._readers
+        line = self._line_of(ticket)
         if not line and len(self.held) < self.places and not (ticket.writer and self._writer_taken()):
+            line.shedding.least = 0.0
             self._grant(ticket, now)
             return ticket
+        line.shedding.came(now=now)
+        self._shed(line, now, coming=1)
         ticket.priority = owner.priority
-        if self.waiting >= self.max_waiting and not self._displace_one_below(ticket.priority, now):
-            raise self._full(ticket, now)
+        if self.waiting >= self.max_waiting:
+            line.shedding.refused()
+            if not self._displace_one_below(ticket.priority, now):
+                raise self._full(ticket, now)
         line.add(ticket)
         return ticket
 
@@ -189,15 +226,26 @@ class AdmissionQueue:
     def release(self, ticket: Ticket, *, now: float) -> None:
         """Give a place back, or withdraw a claim that still waits. A second call does nothing."""
         if ticket in self.held:
-            self.abandon_upgrade(ticket)
+            if ticket.upgrading:
+                self.abandon_upgrade(ticket)
             self._take_back(ticket)
             if ticket.granted is not None:
                 self._mean_hold += _NEWEST * (now - ticket.granted - self._mean_hold)
-        elif ticket.granted is None:
-            line = self._writers if ticket.writer else self._readers
-            if ticket in line:
-                line.remove(ticket)
-        self._serve(now)
+        else:
+            line = self._line_of(ticket)
+            if ticket.granted is not None or ticket not in line:
+                return
+            line.remove(ticket)
+        if self._readers or self._writers or self._upgrades:
+            self._serve(now)
+
+    def expire(self, ticket: Ticket, *, now: float) -> None:
+        """Withdraw a claim whose deadline has passed."""
+        self._line_of(ticket).shedding.refused()
+        self.release(ticket, now=now)
+
+    def _line_of(self, ticket: Ticket) -> Line:
+        return self._writers if ticket.writer else self._readers
 
     def _writer_taken(self) -> bool:
         return self._writing is not None or bool(self._upgrades)
@@ -232,6 +280,20 @@ class AdmissionQueue:
         last.wake()
         return True
 
+    def _shed(self, line: Line, now: float, *, coming: int = 0) -> None:
+        for ticket in line.overdue(now, coming=coming):
+            ticket.refusal = self._overdue(ticket, line, now)
+            ticket.wake()
+
+    def _overdue(self, ticket: Ticket, line: Line, now: float) -> QueueShed:
+        return QueueShed(
+            f"no connection after {now - ticket.requested:.2f} s, and more requests come than are served "
+            f"(max_connections {self.places}, in use {len(self.held)}, waiting {self.waiting}): who has waited more "
+            f"than twice queue_target={line.shedding.target:g} s makes room for those behind. Make the work of a "
+            "request shorter, or raise max_connections if the database has room",
+            retry_after=self.retry_after(writer=ticket.writer, now=now),
+        )
+
     def _serve(self, now: float) -> None:
         # A holder that waits to write comes first: it keeps a place from the others until it has written.
         if self._writing is None and self._upgrades:
@@ -240,9 +302,11 @@ class AdmissionQueue:
             ticket.writer = True
             self._writing = ticket
             ticket.wake()
+        self._shed(self._readers, now)
+        self._shed(self._writers, now)
         while len(self.held) < self.places and (line := self._next_line()) is not None:
             ticket = line.first
-            line.remove(ticket)
+            line.serve(ticket, now)
             self._grant(ticket, now)
             if not ticket.wake():
                 self._take_back(ticket)

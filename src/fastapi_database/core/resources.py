@@ -28,6 +28,7 @@ class Resources:
             timeout=settings.queue_timeout,
             single_writer=self.dialect.single_writer,
             aside=self.threads.aside,
+            target=settings.queue_target,
         )
         self.counters = Counters()
         self.serving = False

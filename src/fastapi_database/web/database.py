@@ -68,8 +68,9 @@ class Database(CoreDatabase):
     ``models`` is a declarative base, a ``MetaData``, or a list of them, for ``create_all``. ``max_connections`` bounds
     the connections that may be open, sync and async together (default 10); ``queue_timeout`` is how many seconds a
     request waits for one before it is answered with 503 (default 5.0); ``max_waiting`` is how many may wait (default
-    1000). ``statement_timeout`` and ``lock_timeout`` are how many seconds the database lets one statement run, and wait
-    for a lock (default 30.0 and 5.0; 0 is no limit).
+    1000), and once some must be refused, those go first who have waited more than twice ``queue_target`` seconds
+    (default 0.2). ``statement_timeout`` and ``lock_timeout`` are how many seconds the database lets one statement run,
+    and wait for a lock (default 30.0 and 5.0; 0 is no limit).
 
     Every option of ``create_engine`` and of ``Session`` passes through by its own name.
 
@@ -87,6 +88,7 @@ class Database(CoreDatabase):
         models: object = None,
         max_connections: int | None = None,
         queue_timeout: float | None = None,
+        queue_target: float | None = None,
         max_waiting: int | None = None,
         statement_timeout: float | None = None,
         lock_timeout: float | None = None,
@@ -98,6 +100,7 @@ class Database(CoreDatabase):
             models=models,
             max_connections=max_connections,
             queue_timeout=queue_timeout,
+            queue_target=queue_target,
             max_waiting=max_waiting,
             statement_timeout=statement_timeout,
             lock_timeout=lock_timeout,

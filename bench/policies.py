@@ -1,0 +1,185 @@
+"""Who is served under overload, by policy: the queue itself on a simulated clock, so that no machine disturbs it.
+
+The queue of `core/queue.py` has no clock of its own, so a run of minutes takes a second here and gives the same numbers
+everywhere. Beside the policies that the library has stand the two that were considered and are not in it.
+"""
+
+import heapq
+import math
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+
+from fastapi_database.core.queue import AdmissionQueue, Line, Named, Owner, Ticket
+from fastapi_database.core.shedding import Shedding
+from fastapi_database.errors import QueueFull
+
+PLACES = 5
+HOLD = 0.02  # seconds
+CAPACITY = PLACES / HOLD
+TIMEOUT = 5.0
+MAX_WAITING = 1000
+PATIENCE = 1.0  # seconds after which whoever asked has gone, in one of the columns
+OWNER = Named("request")
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """One request: when it comes and how long it needs its place."""
+
+    at: float
+    hold: float
+
+
+@dataclass
+class Outcome:
+    """What became of the requests."""
+
+    waits: dict[int, float] = field(default_factory=dict)
+    """Seconds that those waited who were served, by the number of the request."""
+    finished: int = 0
+    """How many were served while requests still came: what waits at the end is no throughput."""
+    refusals: dict[int, float] = field(default_factory=dict)
+    """Seconds until the others were refused."""
+    longest_line: int = 0
+
+    @property
+    def in_patience(self) -> int:
+        """How many were served before they had gone."""
+        return sum(wait <= PATIENCE for wait in self.waits.values())
+
+    def wait(self, share: float) -> float:
+        """Give a percentile of the waits of those who were served."""
+        ordered = sorted(self.waits.values())
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+class LastFirst(Line):
+    """Adaptive LIFO: the newest goes first while the line stands."""
+
+    @property
+    def first(self) -> Ticket:
+        return self._claims[max(self._claims)][-1] if self.shedding.standing else super().first
+
+    def overdue(self, now: float, *, coming: int) -> list[Ticket]:
+        return []
+
+
+class Eager(Shedding):
+    """CoDel without the two conditions: a line that stands is one in which nobody was served early."""
+
+    def _judge(self, now: float) -> None:
+        standing = math.inf > self.least > self.target
+        super()._judge(now)
+        self.standing = standing
+
+
+class AtArrival(AdmissionQueue):
+    """Refuses whoever would meet the deadline, by the estimate that `Retry-After` is made of."""
+
+    def request(self, *, writer: bool, owner: Owner, now: float) -> Ticket:
+        if self.waiting and self.expected_wait(writer=writer, now=now) > TIMEOUT:
+            raise QueueFull("expected to wait too long")
+        return super().request(writer=writer, owner=owner, now=now)
+
+
+def first_come() -> AdmissionQueue:
+    """The library with `queue_target` off."""
+    return controlled_delay(math.inf)
+
+
+def controlled_delay(target: float = 0.2, *, max_waiting: int = MAX_WAITING) -> AdmissionQueue:
+    """The library."""
+    return AdmissionQueue(places=PLACES, max_waiting=max_waiting, single_writer=False, target=target)
+
+
+def last_first(target: float) -> AdmissionQueue:
+    """Considered and not in the library."""
+    queue = controlled_delay(target)
+    queue._readers = LastFirst(target=target)
+    return queue
+
+
+def eager(target: float) -> AdmissionQueue:
+    """Considered and not in the library."""
+    queue = controlled_delay(target)
+    queue._readers.shedding = Eager(target=target)
+    return queue
+
+
+def at_arrival() -> AdmissionQueue:
+    """Considered and not in the library."""
+    return AtArrival(places=PLACES, max_waiting=MAX_WAITING, single_writer=False)
+
+
+def poisson(rate: float, seconds: float, *, hold: float = HOLD, seed: int = 1) -> Iterator[Arrival]:
+    """Give independent arrivals; holds vary around their mean as those of a database do."""
+    chance = random.Random(seed)
+    now = 0.0
+    while (now := now + chance.expovariate(rate)) < seconds:
+        yield Arrival(now, hold * chance.uniform(0.5, 1.5))
+
+
+def simulate(queue: AdmissionQueue, arrivals: Iterator[Arrival], *, timeout: float = TIMEOUT) -> Outcome:
+    """Let requests come, wait, be served or be refused, in the order of a simulated clock."""
+    return _Simulation(queue, timeout).run(arrivals)
+
+
+class _Simulation:
+    """A clock, and an agenda of what happens when."""
+
+    def __init__(self, queue: AdmissionQueue, timeout: float) -> None:
+        self._queue = queue
+        self._timeout = timeout
+        self._now = 0.0
+        self._last = 0.0
+        self._order = count()
+        self._agenda: list[tuple[float, int, Callable[[], None]]] = []
+        self._outcome = Outcome()
+
+    def run(self, arrivals: Iterator[Arrival]) -> Outcome:
+        for number, arrival in enumerate(arrivals):
+            self._last = arrival.at
+            self._at(arrival.at, partial(self._come, number, arrival))
+        while self._agenda:
+            self._now, _, happen = heapq.heappop(self._agenda)
+            happen()
+            self._outcome.longest_line = max(self._outcome.longest_line, self._queue.waiting)
+        return self._outcome
+
+    def _at(self, when: float, happen: Callable[[], None]) -> None:
+        heapq.heappush(self._agenda, (when, next(self._order), happen))
+
+    def _come(self, number: int, arrival: Arrival) -> None:
+        try:
+            ticket = self._queue.request(writer=False, owner=OWNER, now=self._now)
+        except QueueFull:
+            self._outcome.refusals[number] = 0.0
+            return
+        if ticket.granted is not None:
+            self._serve(number, arrival, ticket)
+        else:
+            ticket.wake = partial(self._wake, number, arrival, ticket)
+            self._at(self._now + self._timeout, partial(self._give_up, number, arrival, ticket))
+
+    def _wake(self, number: int, arrival: Arrival, ticket: Ticket) -> bool:
+        if ticket.refusal is None:
+            self._serve(number, arrival, ticket)
+        else:
+            self._outcome.refusals[number] = self._now - arrival.at
+        return True
+
+    def _serve(self, number: int, arrival: Arrival, ticket: Ticket) -> None:
+        self._outcome.waits[number] = self._now - arrival.at
+        self._outcome.finished += self._now + arrival.hold <= self._last
+        self._at(self._now + arrival.hold, partial(self._release, ticket))
+
+    def _give_up(self, number: int, arrival: Arrival, ticket: Ticket) -> None:
+        if ticket.granted is None and ticket.refusal is None:
+            self._outcome.refusals[number] = self._now - arrival.at
+            self._queue.expire(ticket, now=self._now)
+
+    def _release(self, ticket: Ticket) -> None:
+        self._queue.release(ticket, now=self._now)
