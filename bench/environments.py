@@ -72,12 +72,13 @@ def packages(name: str) -> dict[str, str]:
 
 
 def describe(name: str) -> dict[str, str]:
-    """Make a peer's environment if need be; return its Python and the packages that the others do not have alike."""
+    """Make a peer's environment if need be; return its Python, its library, and what differs from the project's."""
     interpreter, _ = python(name), python("")
     asked = subprocess.run([interpreter, "-c", ASK], check=True, stdout=subprocess.PIPE, text=True)
-    theirs, ours = packages(name), packages("")
-    differing = {one: there for one, there in theirs.items() if ours.get(one) != there} if name else {}
-    return {"python": asked.stdout.strip()} | differing
+    library, ours = name.replace("_", "-"), packages("")
+    theirs = packages(name) if name else {}
+    shown = {one: there for one, there in theirs.items() if one == library or ours.get(one) != there}
+    return {"python": asked.stdout.strip()} | shown
 
 
 def lock() -> None:

@@ -94,7 +94,8 @@ async def measure(plan: Plan) -> Results:
                     windows = await _take_turns(plan, databases, taking_part, endpoint, clients)
                     cells += [_shown(_cell(kind, endpoint, clients, peer, windows[peer])) for peer in peers]
             facts[kind] = databases.facts()
-    surroundings = circumstances() | {"peers": versions, "databases": facts, "method": plan.method()}
+    python = ", ".join(dict.fromkeys(one["python"] for one in versions.values()))
+    surroundings = circumstances() | {"python": python, "peers": versions, "databases": facts, "method": plan.method()}
     return Results(circumstances=surroundings | {"not applicable": plan.not_applicable()}, cells=cells)
 
 

@@ -92,7 +92,18 @@ def _surroundings(results: Results) -> str:
     assert isinstance(packages, dict)
     names = ("fastapi", "sqlalchemy", "psycopg", "asyncpg", "aiosqlite", "uvicorn")
     versions = ", ".join(f"{name} {packages[name]}" for name in names if name in packages)
-    return f"Measured on {facts['date']} with Python {facts['python']}, {facts['cpus']} CPUs, {versions}."
+    measured = f"Measured on {facts['date']} with Python {facts['python']}, {facts['cpus']} CPUs, {versions}."
+    libraries = ", ".join(_libraries(facts))
+    return f"{measured} The libraries: {libraries}." if libraries else measured
+
+
+def _libraries(facts: dict[str, object]) -> Iterator[str]:
+    """Name each library once, with the version that was installed."""
+    installed = facts.get("peers", {})
+    assert isinstance(installed, dict)
+    for library in dict.fromkeys(peer.environment.replace("_", "-") for peer in PEERS if peer.environment):
+        versions = [one[library] for one in installed.values() if library in one]
+        yield from (f"{library} {version}" for version in versions[:1])
 
 
 def _each_database(results: Results, table: Table) -> Iterator[str]:

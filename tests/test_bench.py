@@ -60,6 +60,12 @@ def test_a_peer_has_the_versions_of_the_project_for_what_all_share(name: str) ->
     }
 
 
+def test_the_page_names_the_version_of_every_library() -> None:
+    measured = results(cell("ours_async"))
+    measured.circumstances["peers"] = {"advanced-alchemy, sync": {"python": "3.13.0", "advanced-alchemy": "1.12.0"}}
+    assert "The libraries: advanced-alchemy 1.12.0." in page(measured)
+
+
 def test_every_peer_has_an_application_and_its_environment_has_requirements() -> None:
     assert {path.stem for path in (ROOT / "bench" / "apps").glob("*.py")} == {
         "__init__",

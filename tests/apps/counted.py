@@ -25,9 +25,11 @@ Message = MutableMapping[str, Any]
 
 
 def create() -> Callable[..., Awaitable[None]]:
-    """Make the application, with the counting in place before its engines and threads."""
-    count = {"statements": _statements, "calls": _calls}[os.environ["COUNTED"]]()
+    """Make the application: statements are watched before it has engines, calls from when it is imported."""
+    statements = os.environ["COUNTED"] == "statements"
+    watch = _statements() if statements else None
     app = import_from_string(os.environ["COUNTED_APP"])
+    count = watch or _calls()
 
     async def counted(scope: Message, receive: Callable[..., Any], send: Callable[..., Any]) -> None:
         if scope.get("path") != "/counted":
