@@ -7,7 +7,7 @@ from bench.conformance.checks import CHECKS
 from bench.conformance.databases import KINDS
 from bench.conformance.record import Record
 from bench.conformance.run import PAGE, RESULTS, run
-from bench.conformance.subjects import SUBJECTS
+from bench.conformance.subjects import BROKEN, SUBJECTS
 
 APPLICATIONS = Path(report.__file__).parent / "apps"
 PUBLISHED = RESULTS / "conformance.json"
@@ -34,8 +34,14 @@ def test_the_command_asks_ours_and_the_tutorial_and_tells_them_apart(tmp_path):
     assert "function-scoped exit: 1; invalid answer: 1" in report.tables(record)
 
 
+def test_a_check_that_all_pass_fails_for_an_application_that_is_broken_on_purpose():
+    (a11,) = (one for one in CHECKS if one.number == "A11")
+    record = run(subjects=[BROKEN], checks=[a11], databases=["sqlite"])
+    assert [(one.verdict, one.value) for one in record.answers] == [("fail", "500; kept 0 of 1, undone row stored 0")]
+
+
 def test_every_subject_has_an_application_that_names_its_documentation_and_every_application_is_asked():
-    names = {path.stem for path in APPLICATIONS.glob("*.py")} - {"__init__", "model"}
+    names = {path.stem for path in APPLICATIONS.glob("*.py")} - {"__init__", "model", BROKEN.name}
     assert {one.name for one in SUBJECTS} == {name for name in names if not name.endswith("_endpoints")}
 
 

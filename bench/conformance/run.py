@@ -18,7 +18,7 @@ from bench.conformance.databases import KINDS
 from bench.conformance.record import SHOWN, Answer, Asked, Question, Record, circumstances
 from bench.conformance.report import write
 from bench.conformance.served import Served
-from bench.conformance.subjects import NAMES, SUBJECTS, Subject
+from bench.conformance.subjects import BROKEN, NAMES, SUBJECTS, Subject
 from bench.environments import packages, python
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write(Record.load(RESULTS / "conformance.json"), RESULTS / "CONFORMANCE.md", PAGE)
         return
     record = run(
-        subjects=[one for one in SUBJECTS if not options.only or one.name in options.only],
+        subjects=[one for one in (*SUBJECTS, BROKEN) if one.name in options.only] if options.only else SUBJECTS,
         checks=[one for one in CHECKS if not options.check or one.number in options.check],
         databases=[kind for kind in KINDS if not options.database or kind in options.database],
     )

@@ -63,4 +63,7 @@ SUBJECTS = (
         not_on={"sqlite": "its documentation says that the module is for PostgreSQL only"},
     ),
 )
-NAMES = [subject.name for subject in SUBJECTS]
+BROKEN = Subject(name="broken", label="broken on purpose", sessions="sync")
+"""In no table: `--only broken` shows that a check can fail."""
+
+NAMES = [subject.name for subject in (*SUBJECTS, BROKEN)]

@@ -186,7 +186,7 @@ def _add_failures(app: FastAPI, Db: Any, save: Any) -> None:  # noqa: N803
 
     @app.post("/leaks")
     async def leaks(item: ItemIn, db: Db) -> None:
-        await db.execute(text("INSERT INTO items (id, name) VALUES (1, :secret), (1, :secret)"), {"secret": item.name})
+        await db.execute(text("INSERT INTO nowhere (name) VALUES (:secret)"), {"secret": item.name})
 
 
 def _add_forms(app: FastAPI, session: Any) -> None:
@@ -237,16 +237,23 @@ def _add_reads(app: FastAPI, Db: Any) -> None:  # noqa: N803
         await db.execute(select(model.Item.id).limit(1))
         return "slept"
 
-    @app.post("/gathers")
-    async def gathers(mark: str, db: Db) -> JSONResponse:
-        db.add(model.Item(name=mark))
-        await db.flush()
+    async def gather(db: AsyncSession) -> JSONResponse:
         statement = text(model.sleep_statement())
         outcomes = await asyncio.gather(
             *(db.execute(statement, {"seconds": 0.02}) for _ in range(3)), return_exceptions=True
         )
         errors = [type(one).__name__ for one in outcomes if isinstance(one, BaseException)]
         return JSONResponse({"errors": errors}, 409 if errors else 200)
+
+    @app.post("/gathers-warm")
+    async def gathers_warm(mark: str, db: Db) -> JSONResponse:
+        db.add(model.Item(name=mark))
+        await db.flush()
+        return await gather(db)
+
+    @app.post("/gathers-cold")
+    async def gathers_cold(mark: str, db: Db) -> JSONResponse:
+        return await gather(db)
 
     @app.get("/settings")
     async def settings(db: Db) -> dict[str, str]:

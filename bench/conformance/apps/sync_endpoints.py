@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Annotated, Any
 
 from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Request, Response, Security, WebSocket
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
 from fastapi.sse import EventSourceResponse
 from sqlalchemy import select, text
@@ -188,7 +189,7 @@ def _add_failures(app: FastAPI, Db: Any, save: Any, models: Any) -> None:  # noq
 
     @app.post("/leaks")
     def leaks(item: ItemIn, db: Db) -> None:
-        db.execute(text("INSERT INTO items (id, name) VALUES (1, :secret), (1, :secret)"), {"secret": item.name})
+        db.execute(text("INSERT INTO nowhere (name) VALUES (:secret)"), {"secret": item.name})
 
 
 def _add_forms(app: FastAPI, session: Any, models: Any) -> None:
@@ -335,7 +336,7 @@ def _add_socket(app: FastAPI, Db: Any, save: Any, own: Any, models: Any) -> None
         async def socket(websocket: WebSocket) -> None:
             await websocket.accept()
             async for message in websocket.iter_text():
-                await websocket.send_text(await asyncio.to_thread(answer, message))
+                await websocket.send_text(await run_in_threadpool(answer, message))
 
     else:
 
@@ -343,4 +344,4 @@ def _add_socket(app: FastAPI, Db: Any, save: Any, own: Any, models: Any) -> None
         async def socket_with_session(websocket: WebSocket, db: Db) -> None:
             await websocket.accept()
             async for message in websocket.iter_text():
-                await websocket.send_text(await asyncio.to_thread(answer_with, db, message))
+                await websocket.send_text(await run_in_threadpool(answer_with, db, message))

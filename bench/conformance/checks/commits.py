@@ -8,7 +8,10 @@ from bench.conformance.served import Connection, Request, Served
 
 
 async def reads_its_write(served: Served) -> Observed:
-    """POST, then at once GET over another connection: 32 clients at once, 300 pairs (100 on SQLite)."""
+    """POST, then at once GET over another connection: 32 clients at once, 300 pairs (100 on SQLite).
+
+    On PostgreSQL COMMIT takes 5 ms there, as with a disk or a replica that has to confirm it.
+    """
     pairs = 300 if served.database.kind == "postgresql" else 100
     numbers = iter(range(pairs))
     missing = failed = 0
@@ -30,7 +33,7 @@ async def reads_its_write(served: Served) -> Observed:
 
     await asyncio.gather(*(client() for _ in range(32)))
     value = f"{missing} of {pairs} read 404" + (f", {failed} failed" if failed else "")
-    return verdict(missing == 0 and failed == 0, value)
+    return verdict(missing == 0 and failed <= pairs // 10, value)  # how many are answered at all is B5's question
 
 
 async def commit_failure_is_told(served: Served) -> Observed:

@@ -121,7 +121,6 @@ CHECKS = (
         sentence="The database is away for 3 s: every request is answered 503 at once, and 200 at once when it is back",
         ask=database_away,
         databases=POSTGRESQL,
-        timeout=60,
     ),
     Check(
         number="B15",

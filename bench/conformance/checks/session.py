@@ -40,6 +40,9 @@ async def use_after_the_end(served: Served) -> Observed:
 
 async def unused_session(served: Served) -> Observed:
     """A fresh server, 100 requests to a route that declares the session and asks nothing of it."""
+    served.kill()
+    while served.database.backends():
+        await asyncio.sleep(0.05)
     await served.restart()
     before = served.database.backends()
     answers = await served.burst("/declares", 100, concurrency=8)
@@ -49,16 +52,20 @@ async def unused_session(served: Served) -> Observed:
 
 
 async def gathered_statements(served: Served) -> Observed:
-    """INSERT, then three statements gathered on the one session, 20 requests."""
+    """Three statements gathered on the one session, 10 times after an INSERT (warm), 10 times before all (cold)."""
     if served.subject.sessions == "sync":
         return not_applicable("a sync session is used by one thread; nothing is gathered")
     mark = mark_of(served, "b4")
-    answers = [await served.ask("POST", f"/gathers?mark={mark}") for _ in range(20)]
-    names = Counter(name for one in answers if one.status == 409 for name in one.json()["errors"])
+    errors: set[str] = set()
+    found, refused = [], 0
+    for state in ("warm", "cold"):
+        answers = [await served.ask("POST", f"/gathers-{state}?mark={mark}") for _ in range(10)]
+        names = {name for one in answers if one.status == 409 for name in one.json()["errors"]}
+        told = sum(answer.status >= 400 for answer in answers)
+        found.append(f"{state}: {told} of 10 refused" + (f" ({', '.join(sorted(names))})" if names else ""))
+        errors, refused = errors | names, refused + told
     rows = served.database.rows(mark)
-    told = sum(answer.status >= 400 for answer in answers)
-    value = f"{told} of 20 refused ({', '.join(names) or 'no error'}); {rows} rows stored"
-    return verdict(told == 20 and len(names) == 1 and rows == 0, value)
+    return verdict(refused == 20 and len(errors) == 1 and rows == 0, f"{'; '.join(found)}; {rows} rows stored")
 
 
 async def wrong_kind_of_session(served: Served) -> Observed:
