@@ -2,8 +2,10 @@
 
 import asyncio
 import importlib.util
+import os
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -165,6 +167,26 @@ def load_outside_session() -> None:
     asyncio.run(read())
 
 
+def inherited_connection() -> None:
+    with closing(Database("sqlite://")) as db, db.begin() as session:
+        session.execute(text("SELECT 1"))
+        reading, writing = os.pipe()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of other threads, which are pytest's
+            child = os.fork()
+        if child == 0:
+            try:
+                session.execute(text("SELECT 1"))
+            except errors.InheritedConnection as error:
+                os.write(writing, str(error).encode())
+            finally:
+                os._exit(0)
+        os.close(writing)
+        os.waitpid(child, 0)
+        with open(reading) as pipe:
+            raise errors.InheritedConnection(pipe.read().removesuffix(" [inherited-connection]"))
+
+
 def transaction_aborted() -> None:
     with closing(Database("sqlite://")) as db, db.begin() as session:
         try:
@@ -237,6 +259,7 @@ RAISED: dict[type[FastAPIDatabaseError], tuple[Callable[..., None], str, str]] =
     errors.UnsavedWork: (unsaved_work, r"db\.begin\(\) at test_errors\.py:\d+", r"Call session\.commit\(\) before"),
     errors.SessionReleased: (session_released, r"db\.begin\(\) at test_errors\.py:\d+", "before or after the block"),
     errors.LoadOutsideSession: (load_outside_session, r"db\.begin\(\) at test_errors\.py:\d+", "selectinload"),
+    errors.InheritedConnection: (inherited_connection, "was forked was used in the child", "Open a new one"),
     errors.TransactionAborted: (transaction_aborted, "COMMIT", r"session\.begin_nested\(\)"),
     errors.QueueFull: (queue_full, "0 requests wait for one of 1 connections", "max_waiting"),
     errors.QueueShed: (

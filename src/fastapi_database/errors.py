@@ -22,7 +22,8 @@ FastAPIDatabaseError
 │   ├── ConcurrentUse                  concurrent-use
 │   ├── UnsavedWork                    unsaved-work
 │   ├── SessionReleased                session-released
-│   └── LoadOutsideSession             load-outside-session
+│   ├── LoadOutsideSession             load-outside-session
+│   └── InheritedConnection            inherited-connection
 ├── TransactionAborted                 transaction-aborted
 └── Unavailable                        the database can not serve now: answered with 503
     ├── QueueFull                      queue-full
@@ -192,6 +193,12 @@ class LoadOutsideSession(UsageError):
     """An async session had to load something where nothing can await it."""
 
     code = "load-outside-session"
+
+
+class InheritedConnection(UsageError):
+    """A connection that was in use at a fork would have been used in the child."""
+
+    code = "inherited-connection"
 
 
 class TransactionAborted(FastAPIDatabaseError):

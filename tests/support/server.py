@@ -35,10 +35,9 @@ class Server:
         self.port = run.free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = run.directory / f"uvicorn-{secrets.token_hex(8)}.log"
-        options = ["--host", "127.0.0.1", "--port", str(self.port), "--loop", loop, "--no-access-log", *args]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "uvicorn", app, *options],
+                [sys.executable, "-m", *self._command(app, args, loop)],
                 cwd=ROOT,
                 env={**os.environ, **_surroundings(), **(env or {})},
                 stdin=subprocess.DEVNULL,
@@ -77,6 +76,10 @@ class Server:
         self._process.kill()
         self._process.wait()
 
+    def _command(self, app: str, args: Sequence[str], loop: str) -> list[str]:
+        options = ["--host", "127.0.0.1", "--port", str(self.port), "--loop", loop, "--no-access-log"]
+        return ["uvicorn", app, *options, *args]
+
     def _wait_until_it_accepts(self) -> None:
         deadline = time.monotonic() + PATIENCE
         while not self._accepts():
@@ -90,6 +93,14 @@ class Server:
     def _accepts(self) -> bool:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+class Gunicorn(Server):
+    """The same under gunicorn, which loads the application and then forks its workers: `args` says how many."""
+
+    def _command(self, app: str, args: Sequence[str], loop: str) -> list[str]:
+        options = ["--bind", f"127.0.0.1:{self.port}", "--preload", "--worker-class", "asgi", "--no-control-socket"]
+        return ["gunicorn", app, *options, *args]
 
 
 def _surroundings() -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -87,10 +88,17 @@ class Admission:
         target: float = inf,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._queue = AdmissionQueue(places=places, max_waiting=max_waiting, single_writer=single_writer, target=target)
+        self._make_queue = functools.partial(
+            AdmissionQueue, places=places, max_waiting=max_waiting, single_writer=single_writer, target=target
+        )
         self._timeout = timeout
         self._aside = aside
         self._clock = clock
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Have all places free and nobody waiting: at first, and in a forked child."""
+        self._queue = self._make_queue()
         self._lock = threading.Lock()
         self.admitted = 0
         self.refused = 0

@@ -57,6 +57,10 @@ class Connections:
         self.last_answer = LastAnswer()
         self._settings = settings
         self._lock = threading.RLock()
+        self._inherited: list[object] = []
+        """In a forked child: what is the parent's, kept so that nothing is closed when it is freed."""
+        self._refuses: FastAPIDatabaseError | None = None
+        """In a forked child: why it must not open anything."""
         self._sync: Engine | None = None
         self._async: dict[asyncio.AbstractEventLoop, AsyncEngine] = {}
         self._guards: dict[asyncio.AbstractEventLoop, AsyncGenerator[None]] = {}
@@ -187,6 +191,31 @@ class Connections:
             await guard.aclose()
         self.close()
 
+    def before_fork(self) -> None:
+        """Close what is idle where a child must not even have a copy of it."""
+        if not self.dialect.locks_by_process:
+            return
+        with suppress(Exception):  # closed or not, the fork goes on
+            while self._sync is not None and _close_idle(self._sync):
+                pass
+            here = self._async.get(running_loop())  # type: ignore[arg-type]  # where none runs there is no engine
+            while here is not None and _drop_idle(here):
+                pass
+
+    def begin_anew(self) -> None:
+        """Forget, in a forked child, every connection without closing it; the sync engine keeps its listeners."""
+        self._lock = threading.RLock()
+        pools = self._pools()
+        taken = [connection for pool in pools for connection in pool.abandon()]
+        self._inherited += [*taken, *self._async.values(), *self._guards.values(), *self._leaving]
+        for engine in self._async.values():
+            self._units.pop(engine.sync_engine, None)
+        self._async, self._guards, self._leaving = {}, {}, []
+        if self._sync is not None:
+            self._inherited.append(self._sync.pool)
+            self._sync.dispose(close=False)
+        self._refuses = self.dialect.refuses_after_fork(in_use=len(taken))
+
     def _options(self, url: URL, *, pool: type[ClosablePool]) -> dict[str, Any]:
         own = self._options_of.get(url.get_driver_name(), set())
         others = {name for names in self._options_of.values() for name in names} - own
@@ -217,6 +246,8 @@ class Connections:
 
     def _connect(self, dialect: Any, _record: object, args: tuple[Any, ...], arguments: dict[str, Any]) -> Any:
         """Open a connection within the limit, with errors a person can act on."""
+        if self._refuses is not None:
+            raise self._refuses
         self._make_room(asynchronous=dialect.is_async)
         try:
             complete = self.dialect.connect_arguments(dialect.driver, arguments)

@@ -6,7 +6,9 @@ Seen in SQLAlchemy 2.0.50 to 2.0.58 and 2.1.0 to 2.1.9, and in AnyIO 4.16. Each 
 * ``QueuePool._create_connection``, ``._close_connection``, ``._do_get``, ``._do_return_conn``, ``._dec_overflow``,
   ``._dialect``, ``._pool`` with ``sqlalchemy.util.queue.Empty``, and ``_ConnectionRecord.close``: to close one idle
   connection of a pool, to keep records without a connection out of its queue while nobody waits for one, to close what
-  comes back to a pool that was disposed, and to close a connection that could not be set up. The public way to close
+  comes back to a pool that was disposed, and to close a connection that could not be set up. With
+  ``_ConnectionRecord.dbapi_connection``, ``.fairy_ref`` and ``_ConnectionFairy.dbapi_connection``, which can be set: to
+  take the connections away from a pool and from who uses them, in a forked child. The public way to close
   one, to check it out and invalidate it, opens one when the pool has none.
 * ``Dialect.has_terminate`` and what it means outside a greenlet: closing asyncpg's and aiosqlite's connections without
   awaiting anything. psycopg has it not; its asynchronous ``close()`` awaits nothing (3.2.10 to 3.3.9).
@@ -35,6 +37,7 @@ import traceback
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakSet
 
 from anyio import CancelScope
 from anyio._backends import _asyncio
@@ -43,6 +46,8 @@ from greenlet import getcurrent, greenlet
 from sqlalchemy.pool import AsyncAdaptedQueuePool, QueuePool
 from sqlalchemy.util import await_only, get_cls_kwargs, greenlet_spawn
 from sqlalchemy.util.queue import Empty
+
+from fastapi_database.core.fork import Inherited
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import InstanceState, LoaderCriteriaOption, Session
@@ -71,6 +76,7 @@ class ClosablePool(QueuePool):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.disposed = False
+        self.made: WeakSet[Any] = WeakSet()
         self.counting = threading.Lock()
         self.waiting = 0
 
@@ -122,7 +128,7 @@ class ClosablePool(QueuePool):
         self.count(-1)
         token = _OPENING.set(opening)
         try:
-            return super()._create_connection()
+            record: Any = super()._create_connection()
         except BaseException as error:
             # SQLAlchemy's `safe_reraise` leaves a cycle of error and frames. A cursor in one of them would keep the
             # connection, and SQLite's lock, until the garbage collector runs: in an idle process, for ever.
@@ -133,12 +139,27 @@ class ClosablePool(QueuePool):
         finally:
             _OPENING.reset(token)
             self.count(+1)
+        self.made.add(record)
+        return record
 
     def dispose(self) -> None:
         """Close what is idle now, and what is in use when it is returned: nobody will ask this pool again."""
         self.disposed = True
         while self.close_one_idle():
             pass
+
+    def abandon(self) -> list[Any]:
+        """Give what is connected, idle or in use, and put something that refuses to work in its place."""
+        taken: list[Any] = []
+        for record in self.made:
+            if record.dbapi_connection is None:
+                continue
+            taken.append(record.dbapi_connection)
+            record.dbapi_connection = inherited = Inherited()
+            user = None if record.fairy_ref is None else record.fairy_ref()
+            if user is not None:
+                user.dbapi_connection = inherited
+        return taken
 
     def _do_get(self) -> Any:
         self.count(+1)

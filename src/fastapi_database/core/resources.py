@@ -6,6 +6,7 @@ from fastapi_database.config import Settings
 from fastapi_database.core.admission import Admission
 from fastapi_database.core.cancellation import let_result_stand, nothing
 from fastapi_database.core.connections import Connections
+from fastapi_database.core.fork import watch_forks
 from fastapi_database.core.queue import Owner, Ticket
 from fastapi_database.core.threads import Threads
 from fastapi_database.core.unit import AsyncUnit, Counters, Intent, Services, SyncUnit, Unit
@@ -37,6 +38,19 @@ class Resources:
         # SQLAlchemy's own default passes expire_on_commit=True.
         sessions = Sessions({"expire_on_commit": False, **settings.session_options})
         self._services = Services(self.connections, self.admission, sessions, self.counters, self._not_serving)
+        watch_forks(self)
+
+    def before_fork(self) -> None:
+        """Let go of what a child must not have a copy of; see core/fork.py."""
+        self.connections.before_fork()
+
+    def begin_anew(self) -> None:
+        """Leave to the parent what is its own. Units that are open in the child can only end."""
+        self.connections.begin_anew()
+        self.admission.begin_anew()
+        self.threads.begin_anew()
+        self.counters.commits = self.counters.rollbacks = 0
+        self.serving = False
 
     def sync_unit(self, *, owner: Owner, intent: Intent, ticket: Ticket | None = None) -> SyncUnit:
         """Open a unit for a thread; that of a request brings its ``ticket``, and its COMMIT is always told."""

@@ -123,6 +123,10 @@ class Threads:
     def __init__(self, size: int) -> None:
         self._size = size
         self._narrow = min(NARROW, size)
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Have no threads: at first, and in a forked child, where only the one that forked lives on."""
         self._limit = self._narrow
         self._lock = threading.Lock()
         self._waiting: deque[_Call] = deque()

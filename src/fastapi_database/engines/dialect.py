@@ -31,6 +31,8 @@ class Dialect(ABC):
     """The drivers a URL may name."""
     single_writer: ClassVar[bool] = False
     """True where the database lets only one transaction write at a time."""
+    locks_by_process: ClassVar[bool] = False
+    """True where the driver keeps its locks by process, so that a forked child must not have a copy of a connection."""
     question: ClassVar[str] = "SELECT 1"
     """The cheapest statement that only a database in working order answers."""
 
@@ -95,6 +97,10 @@ class Dialect(ABC):
 
     def close(self) -> None:  # noqa: B027
         """Undo :meth:`open`."""
+
+    def refuses_after_fork(self, *, in_use: int) -> FastAPIDatabaseError | None:
+        """Tell why a forked child can not use this database, if so; ``in_use`` connections were copied into it."""
+        return None
 
     def _with_driver(self, driver: str, module: str, *, extra: str | None) -> URL:
         if importlib.util.find_spec(module) is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import sqlite3
 import uuid
@@ -20,7 +21,9 @@ from fastapi_database.config import LOCK_TIMEOUT, Limits
 from fastapi_database.engines.dialect import Dialect, UnitEngines
 from fastapi_database.engines.transactions import Transactions, UnitEngine, unit_transaction
 from fastapi_database.engines.watchdog import Watchdog
-from fastapi_database.errors import FastAPIDatabaseError, InvalidURL, Unreachable
+from fastapi_database.errors import FastAPIDatabaseError, InheritedConnection, InvalidURL, Unreachable
+
+logger = logging.getLogger("fastapi_database")
 
 BUSY_TIMEOUT = LOCK_TIMEOUT
 """Seconds SQLite waits for another *process* that writes. Inside the process our queue orders the
@@ -84,6 +87,7 @@ class SQLite(Dialect):
     name: ClassVar[str] = "sqlite"
     drivers: ClassVar[tuple[str, ...]] = ("pysqlite", "aiosqlite")
     single_writer: ClassVar[bool] = True
+    locks_by_process: ClassVar[bool] = True
     question: ClassVar[str] = "PRAGMA schema_version"  # reads the file; SELECT 1 succeeds on one that is no database
 
     def __init__(self, url: URL, limits: Limits = Limits()) -> None:  # noqa: B008 - it is frozen
@@ -170,6 +174,21 @@ class SQLite(Dialect):
         anchor, self._anchor = self._anchor, None
         if anchor is not None:
             anchor.close()
+
+    def refuses_after_fork(self, *, in_use: int) -> FastAPIDatabaseError | None:
+        if in_use:
+            return InheritedConnection(
+                f"{self.describe()} was in use when this process was forked ({in_use} of its connections), and SQLite "
+                "keeps its locks by process: what the child did on this database could destroy it. Fork while no unit "
+                "of work is open and no event loop runs, or start a new process instead (spawn)"
+            )
+        if self._anchor is not None:
+            logger.warning(
+                "%s is in memory, and this process was forked: it goes on with a copy of its own, and what it stores "
+                "is seen by no other process. Take a file to share one: sqlite:///app.db",
+                self.describe(),
+            )
+        return None
 
 
 class SQLiteTransactions(Transactions):

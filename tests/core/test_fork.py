@@ -1,0 +1,151 @@
+"""What a forked child may do with a `Database` of its parent, in processes of their own: pytest's has threads."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PRELUDE = """
+import asyncio, os, sqlite3, sys, threading
+from sqlalchemy import event, text
+from fastapi_database import Database, errors
+
+url = sys.argv[1]
+db = Database(url, max_connections=2, queue_timeout=20.0)
+
+def one(session=None):
+    if session is not None:
+        return session.scalar(text("SELECT 1"))
+    with db.begin() as own:
+        return own.scalar(text("SELECT 1"))
+
+async def one_async():
+    async with db.begin() as session:
+        return await session.scalar(text("SELECT 1"))
+
+def in_child(function):
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            print("child:", function())
+        except BaseException as error:
+            print("child:", type(error).__name__)
+        sys.stdout.flush()
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+
+one()
+"""
+IN_A_UNIT = """
+with db.begin() as session:
+    one(session)
+    in_child(lambda: one(session))
+    in_child(session.commit)
+    in_child(session.rollback)
+    in_child(one)
+    print("parent:", one(session))
+print("parent:", one())
+"""
+LOCKS = """
+locks = [db._resources.admission._lock, db._resources.threads._lock, db._resources.connections._lock]
+taken, go = threading.Event(), threading.Event()
+
+def hold():
+    with locks[0], locks[1], locks[2]:
+        taken.set()
+        go.wait()
+
+thread = threading.Thread(target=hold)
+thread.start()
+taken.wait()
+in_child(one)
+in_child(lambda: asyncio.run(one_async()))
+go.set()
+thread.join()
+print("parent:", one())
+"""
+PLACES = """
+a, b = db.begin(), db.begin()
+one(a.__enter__()), one(b.__enter__())
+in_child(lambda: db.stats().in_use)
+a.__exit__(None, None, None), b.__exit__(None, None, None)
+print("parent:", one())
+"""
+MEMORY = """
+with db.begin() as session:
+    session.execute(text("CREATE TABLE notes (id INTEGER)"))
+
+def write():
+    with db.begin() as session:
+        session.execute(text("INSERT INTO notes VALUES (1)"))
+        return session.scalar(text("SELECT count(*) FROM notes"))
+
+in_child(write)
+in_child(write)
+with db.begin() as session:
+    print("parent:", session.scalar(text("SELECT count(*) FROM notes")))
+"""
+LOOPS = """
+async def main():
+    await one_async()
+    in_child(lambda: asyncio.new_event_loop().run_until_complete(one_async()))
+    in_child(one)
+    return await one_async()
+
+print("parent:", asyncio.run(main()))
+"""
+
+
+def run(script: str, url: str) -> tuple[list[str], str]:
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PRELUDE + script, url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env={**os.environ})
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines(), done.stderr
+
+
+def test_b18_on_postgresql_a_child_can_not_use_a_unit_of_the_parent_and_can_open_its_own(postgresql_url: str) -> None:
+    said, errors = run(IN_A_UNIT, postgresql_url)
+    refused = "child: InheritedConnection"
+    assert said == [refused, refused, "child: None", "child: 1", "parent: 1", "parent: 1"]
+    assert errors == ""
+
+
+def test_b18_on_sqlite_a_file_that_was_in_use_is_refused_in_the_child(sqlite_url: str) -> None:
+    said, errors = run(IN_A_UNIT, sqlite_url)
+    refused = "child: InheritedConnection"
+    assert said == [refused, refused, "child: None", refused, "parent: 1", "parent: 1"]
+    assert errors == ""
+
+
+def test_b18_locks_that_a_thread_of_the_parent_holds_are_free_in_the_child(url: str) -> None:
+    said, _ = run(LOCKS, url)
+    assert said == ["child: 1", "child: 1", "parent: 1"]
+
+
+def test_b18_places_that_the_parent_holds_are_free_in_the_child(postgresql_url: str) -> None:
+    said, _ = run(PLACES, postgresql_url)
+    assert said == ["child: 0", "parent: 1"]
+
+
+def test_b18_memory_goes_on_as_a_copy_and_the_log_says_so(tmp_path: Path) -> None:
+    said, log = run(MEMORY, "sqlite://")
+    assert said == ["child: 1", "child: 1", "parent: 0"]
+    assert log.count("is in memory, and this process was forked") == 2
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+def test_b18_a_fork_inside_a_running_loop_leaves_its_connections_to_the_parent(
+    postgresql_url: str, driver: str
+) -> None:
+    said, errors = run(LOOPS, postgresql_url.replace("postgresql:", f"postgresql+{driver}:"))
+    assert said == ["child: 1", "child: 1", "parent: 1"]
+    assert errors == ""
+
+
+def test_b18_a_fork_inside_a_running_loop_closes_what_is_idle_of_sqlite(sqlite_url: str) -> None:
+    said, errors = run(LOOPS, sqlite_url)
+    assert said == ["child: 1", "child: 1", "parent: 1"]
+    assert errors == ""
