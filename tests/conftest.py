@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import pytest
 
 from support.leftovers import nothing_left
+from support.pgbouncer import NoPgBouncerError, PgBouncer
 from support.postgres import (
     Backend,
     LocalServer,
@@ -24,7 +25,7 @@ RUN = pytest.StashKey[Run]()
 SERVERS = pytest.StashKey[list[Server]]()
 TAIL = 60
 PATIENCE = 2.0
-S = TypeVar("S", bound=PostgreSQL)
+S = TypeVar("S")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -57,10 +58,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Say loudly that the tests on PostgreSQL did not run."""
-    skipped = [one for one in terminalreporter.stats.get("skipped", []) if "no PostgreSQL" in str(one.longrepr)]
-    if skipped:
-        terminalreporter.section("PostgreSQL is missing", red=True)
-        terminalreporter.line(f"{len(skipped)} tests did NOT run: {skipped[0].longrepr[2]}", red=True)
+    for what in ("PostgreSQL", "PgBouncer"):
+        skipped = [one for one in terminalreporter.stats.get("skipped", []) if f"no {what}:" in str(one.longrepr)]
+        if skipped:
+            terminalreporter.section(f"{what} is missing", red=True)
+            terminalreporter.line(f"{len(skipped)} tests did NOT run: {skipped[0].longrepr[2]}", red=True)
 
 
 @pytest.fixture(scope="session")
@@ -84,6 +86,14 @@ def run(request: pytest.FixtureRequest) -> Run:
 def postgresql(run: Run) -> PostgreSQL:
     """The PostgreSQL server that all tests share: make databases in it, look at them, never stop it."""
     return _or_skip(shared_server, run)
+
+
+@pytest.fixture(scope="session")
+def pgbouncer(run: Run, postgresql: PostgreSQL) -> Iterator[PgBouncer]:
+    """A PgBouncer in transaction mode in front of it, with three connections to the server for each database."""
+    pooler = _or_skip(lambda run: PgBouncer(run, postgresql), run)
+    yield pooler
+    pooler.close()
 
 
 @pytest.fixture
@@ -142,10 +152,10 @@ def serve(request: pytest.FixtureRequest, run: Run) -> Iterator[Callable[..., Se
 
 
 def _or_skip(start: Callable[[Run], S], run: Run) -> S:
-    """Skip the test where there is no PostgreSQL, except in continuous integration: there it fails."""
+    """Skip the test where there is no such server, except in continuous integration: there it fails."""
     try:
         return start(run)
-    except NoPostgreSQLError as error:
+    except (NoPostgreSQLError, NoPgBouncerError) as error:
         reason = str(error)
     if os.environ.get("CI"):
         pytest.fail(reason, pytrace=False)

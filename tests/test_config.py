@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 from typing import Any
@@ -68,6 +69,8 @@ def test_an_unknown_setting_like_no_other_is_named_without_a_guess() -> None:
         ({"max_connections": "3"}, "max_connections='3'"),
         ({"max_connections": True}, "max_connections=True"),
         ({"max_waiting": -1}, "max_waiting=-1 must be a whole number of at least 0"),
+        ({"transaction_pooler": "yes"}, "transaction_pooler='yes' must be True or False"),
+        ({"transaction_pooler": True}, "sqlite://, which has no pooler between"),
         ({"queue_timeout": -0.5}, "queue_timeout=-0.5 must be a finite number of seconds"),
         ({"queue_timeout": float("inf")}, "queue_timeout=inf"),
         ({"queue_timeout": float("nan")}, "queue_timeout=nan"),
@@ -407,3 +410,20 @@ def test_every_error_of_configuration_is_one_line() -> None:
         with pytest.raises(FastAPIDatabaseError) as caught:
             Database("sqlite://", **options)  # type: ignore[arg-type]
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "says"),
+    [
+        ("postgresql://host/app?options=-csearch_path%3Dapp", {}, "the URL's options: a pooler takes no parameters"),
+        ("postgresql://host/app", {"connect_args": {"options": "-c jit=off"}}, "connect_args' options"),
+        ("postgresql://host/app", {"connect_args": {"server_settings": {"jit": "off"}}}, "connect_args' jit"),
+    ],
+)
+def test_parameters_of_a_session_are_refused_behind_a_pooler(url: str, options: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConflictingSettings, match=re.escape(says)):
+        Database(url, transaction_pooler=True, **options)
+
+
+def test_parameters_that_a_pooler_follows_are_taken() -> None:
+    Database("postgresql://h/a", transaction_pooler=True, connect_args={"server_settings": {"application_name": "a"}})

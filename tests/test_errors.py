@@ -187,6 +187,12 @@ def inherited_connection() -> None:
             raise errors.InheritedConnection(pipe.read().removesuffix(" [inherited-connection]"))
 
 
+def session_feature(postgresql: PostgreSQL) -> None:
+    db = Database(postgresql.url(), transaction_pooler=True)
+    with closing(db), db.begin() as session:
+        session.execute(text("SET search_path TO other"))
+
+
 def transaction_aborted() -> None:
     with closing(Database("sqlite://")) as db, db.begin() as session:
         try:
@@ -260,6 +266,7 @@ RAISED: dict[type[FastAPIDatabaseError], tuple[Callable[..., None], str, str]] =
     errors.SessionReleased: (session_released, r"db\.begin\(\) at test_errors\.py:\d+", "before or after the block"),
     errors.LoadOutsideSession: (load_outside_session, r"db\.begin\(\) at test_errors\.py:\d+", "selectinload"),
     errors.InheritedConnection: (inherited_connection, "was forked was used in the child", "Open a new one"),
+    errors.SessionFeature: (session_feature, "SET search_path TO other", "Write SET LOCAL"),
     errors.TransactionAborted: (transaction_aborted, "COMMIT", r"session\.begin_nested\(\)"),
     errors.QueueFull: (queue_full, "0 requests wait for one of 1 connections", "max_waiting"),
     errors.QueueShed: (

@@ -87,6 +87,7 @@ ENVIRONMENT = {
     "DATABASE_MAX_WAITING": "max_waiting",
     "DATABASE_STATEMENT_TIMEOUT": "statement_timeout",
     "DATABASE_LOCK_TIMEOUT": "lock_timeout",
+    "DATABASE_TRANSACTION_POOLER": "transaction_pooler",
     "DATABASE_ECHO": "echo",
 }
 """Environment variables, read only when no URL is passed; a keyword argument wins over its variable."""
@@ -133,6 +134,9 @@ class Settings:
     ``queue_timeout``, for it is the same patience, and longer than the one second after which PostgreSQL looks for a
     deadlock.
     """
+    transaction_pooler: bool = False
+    """True where the URL leads to PgBouncer, or what is like it, in transaction mode: two transactions of one
+    connection may meet two servers. Nothing can tell that from outside, and without one it would only cost speed."""
     engine_options: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
     session_options: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
 
@@ -219,7 +223,7 @@ def _refuse_misspelt(environ: Mapping[str, str]) -> None:
 
 
 def _parse(variable: str, name: str, value: str) -> bool | int | float:
-    if name == "echo":
+    if name in {"echo", "transaction_pooler"}:
         lowered = value.strip().lower()
         if lowered in {"1", "true", "yes", "on"}:
             return True
@@ -300,6 +304,9 @@ def _check_numbers(result: Settings) -> None:
         value = getattr(result, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < low:
             raise ConflictingSettings(f"{name}={value!r} must be a whole number of at least {low}")
+    pooler: Any = result.transaction_pooler
+    if not isinstance(pooler, bool):
+        raise ConflictingSettings(f"transaction_pooler={pooler!r} must be True or False")
     timeout: Any = result.queue_timeout
     if not isinstance(timeout, int | float) or isinstance(timeout, bool) or not 0 <= timeout < float("inf"):
         raise ConflictingSettings(f"queue_timeout={timeout!r} must be a finite number of seconds, 0 or more")

@@ -23,7 +23,8 @@ FastAPIDatabaseError
 │   ├── UnsavedWork                    unsaved-work
 │   ├── SessionReleased                session-released
 │   ├── LoadOutsideSession             load-outside-session
-│   └── InheritedConnection            inherited-connection
+│   ├── InheritedConnection            inherited-connection
+│   └── SessionFeature                 session-feature
 ├── TransactionAborted                 transaction-aborted
 └── Unavailable                        the database can not serve now: answered with 503
     ├── QueueFull                      queue-full
@@ -199,6 +200,12 @@ class InheritedConnection(UsageError):
     """A connection that was in use at a fork would have been used in the child."""
 
     code = "inherited-connection"
+
+
+class SessionFeature(UsageError):
+    """A statement sets something for the whole connection, which behind a transaction pooler is everybody's."""
+
+    code = "session-feature"
 
 
 class TransactionAborted(FastAPIDatabaseError):

@@ -299,7 +299,7 @@ def _prepared(run: Run) -> Prepared:
         if not note.exists():
             prepared = Prepared(
                 binaries=str(_find_binaries(run)),
-                user=_server_user(),
+                user=server_user(),
                 password=secrets.token_hex(8),
                 directory=str(run.directory / "prepared"),
             )
@@ -308,7 +308,7 @@ def _prepared(run: Run) -> Prepared:
     return Prepared(**json.loads(note.read_text()))
 
 
-def _server_user() -> str | None:
+def server_user() -> str | None:
     """Choose who runs the server: PostgreSQL refuses root."""
     if os.geteuid() != 0:
         return None

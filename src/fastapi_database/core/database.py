@@ -62,6 +62,7 @@ class CoreDatabase:
         max_waiting: int | None = None,
         statement_timeout: float | None = None,
         lock_timeout: float | None = None,
+        transaction_pooler: bool | None = None,
         **sqlalchemy_options: Any,
     ) -> None:
         self._resources = Resources(
@@ -75,6 +76,7 @@ class CoreDatabase:
                     "max_waiting": max_waiting,
                     "statement_timeout": statement_timeout,
                     "lock_timeout": lock_timeout,
+                    "transaction_pooler": transaction_pooler,
                 },
                 options=sqlalchemy_options,
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,7 +13,13 @@ from sqlalchemy.engine import URL, Engine
 
 from fastapi_database.config import Limits, refuse_autocommit_of_the_driver
 from fastapi_database.engines.transactions import Transactions, UnitEngine
-from fastapi_database.errors import DriverNotInstalled, FastAPIDatabaseError, Unreachable, UnsupportedDatabase
+from fastapi_database.errors import (
+    ConflictingSettings,
+    DriverNotInstalled,
+    FastAPIDatabaseError,
+    Unreachable,
+    UnsupportedDatabase,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +73,12 @@ class Dialect(ABC):
     def transactions(self, driver: str) -> type[Transactions]:
         """Give what overrides SQLAlchemy's dialect for this driver."""
         return Transactions
+
+    def use_transaction_pooler(self, arguments: Mapping[str, Any]) -> None:
+        """Prepare for a pooler between; ``arguments`` are those for the driver. Raises where that can not be."""
+        raise ConflictingSettings(
+            f"transaction_pooler=True with {self.name}://, which has no pooler between: leave it out"
+        )
 
     def listen(self, engine: Engine) -> None:  # noqa: B027 - most databases need nothing
         """Attach to an engine what this database needs besides."""

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import select
+from collections.abc import Mapping
 from typing import Any, ClassVar
 from urllib.parse import urlencode
 
@@ -19,6 +20,7 @@ from fastapi_database.config import Limits
 from fastapi_database.engines.dialect import Dialect, UnitEngines
 from fastapi_database.engines.internals import asked_isolation_level, asyncpg_socket
 from fastapi_database.engines.late import LateTransactions, LateUnitEngine, leave_autocommit
+from fastapi_database.engines.pooler import SWITCH, UNPREPARED, PooledTransactions, refuse_start_up_parameters
 from fastapi_database.engines.transactions import ABORTED, Transactions, UnitEngine, unit_transaction
 from fastapi_database.errors import FastAPIDatabaseError, InvalidURL, LoginRefused, Unreachable
 
@@ -63,6 +65,8 @@ class PostgreSQL(Dialect):
 
     name: ClassVar[str] = "postgresql"
     drivers: ClassVar[tuple[str, ...]] = ("psycopg", "asyncpg", "psycopg2")
+    pooled = False
+    """True behind a transaction pooler: what is sent outside of a transaction may meet one server after the other."""
 
     def __init__(self, url: URL, limits: Limits = Limits()) -> None:  # noqa: B008 - it is frozen
         # libpq takes the login from the query too; SQLAlchemy hides a password only where it looks for one.
@@ -95,25 +99,38 @@ class PostgreSQL(Dialect):
     def _explicit_driver(self) -> str:
         return self.url.drivername.partition("+")[2]
 
+    def use_transaction_pooler(self, arguments: Mapping[str, Any]) -> None:
+        refuse_start_up_parameters("the URL's", self.url.query)
+        refuse_start_up_parameters("connect_args'", arguments)
+        self.pooled = True
+
     def connect_arguments(self, driver: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        if self.pooled:
+            arguments = {**UNPREPARED.get(driver, {}), **arguments}
         if driver == "asyncpg":
             return _asyncpg_arguments(arguments, self.start_up_options())
         return _psycopg_arguments(arguments, self.start_up_options())
 
     def start_up_options(self) -> str:
         """Give what a connection is started with, in the form of libpq's ``options``: it costs no round trip."""
+        if self.pooled:
+            return ""
         limits = {"statement_timeout": self.limits.statement, "lock_timeout": self.limits.lock}
         return " ".join(f"-c {name}={milliseconds(limit)}" for name, limit in limits.items() if limit)
 
     def transactions(self, driver: str) -> type[Transactions]:
-        return PsycopgTransactions if driver.startswith("psycopg") else AsyncpgTransactions
+        if driver.startswith("psycopg"):
+            return PooledPsycopgTransactions if self.pooled else PsycopgTransactions
+        return PooledAsyncpgTransactions if self.pooled else AsyncpgTransactions
 
     def listen(self, engine: Engine) -> None:
         event.listen(engine, "checkout", leave_autocommit)
 
     def unit_engines(self, engine: Engine) -> UnitEngines:
-        # Whoever asks for an isolation level wants one transaction from the first statement on.
-        read = LateUnitEngine if asked_isolation_level(engine) is None else UnitEngine
+        # Whoever asks for an isolation level wants one transaction from the first statement on; behind a pooler, what
+        # stands before it may meet another server.
+        late = asked_isolation_level(engine) is None and not self.pooled
+        read = LateUnitEngine if late else UnitEngine
         return UnitEngines(read=read(engine), write=UnitEngine(engine))
 
     def looks_alive(self, driver_connection: Any) -> bool:
@@ -145,6 +162,10 @@ class PostgreSQL(Dialect):
             reason = next((line for line in text.splitlines() if "FATAL" in line or "password" in line), text)
             reason = reason.rpartition("FATAL:")[2] or reason
             return LoginRefused(f"{where} refused the login: {reason.strip()}. Check user, password and database name")
+        if re.search("unsupported startup parameter|command-line options", text):
+            return InvalidURL(
+                f"{where} is a pooler that takes no settings for a connection ({text.splitlines()[0]}). {SWITCH}"
+            )
         if (
             state == _UNKNOWN_PARAMETER
             or type(error).__name__ in _WRONG_PARAMETERS
@@ -153,11 +174,6 @@ class PostgreSQL(Dialect):
             return InvalidURL(f"{where} has a parameter that the driver does not take: {text}")
         if isinstance(error, TimeoutError):
             return Unreachable(f"{where} did not answer in time (connect_timeout)")
-        if re.search("unsupported startup parameter|command-line options", text):
-            return InvalidURL(
-                f"{where} is a pooler that takes no settings for a connection ({text.splitlines()[0]}): pass "
-                "statement_timeout=0 and lock_timeout=0, and set both for the role in the server"
-            )
         first = text.splitlines()[0] if text else type(error).__name__
         return Unreachable(f"{where} can not be reached: {first}. Is the server running, and are host and port right?")
 
@@ -284,6 +300,14 @@ class PsycopgTransactions(PostgreSQLTransactions):
         if info is not None and info.transaction_status == _INERROR:
             self.refuse(dbapi_connection)
         super().do_commit(dbapi_connection)
+
+
+class PooledPsycopgTransactions(PooledTransactions, PsycopgTransactions):
+    """Both."""
+
+
+class PooledAsyncpgTransactions(PooledTransactions, AsyncpgTransactions):
+    """Both."""
 
 
 # PQTRANS_IDLE and PQTRANS_INERROR: https://www.postgresql.org/docs/current/libpq-status.html

@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from sqlalchemy import event
+from sqlalchemy import exc as sa
 from sqlalchemy.engine import Connection, Dialect, Engine, ExceptionContext, ExecutionContext
 
 from fastapi_database.engines.internals import OptionEngine
-from fastapi_database.errors import SCHEMA_MISMATCH, TransactionAborted, problem_for
+from fastapi_database.errors import SCHEMA_MISMATCH, TransactionAborted, problem_for, sqlstate
 
 if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
@@ -33,6 +34,14 @@ ABORTED = (
 MISMATCH = (
     "A table or column that this statement names does not exist here: run your migrations; in a demo or a test call "
     "db.create_all(), with models= given and the models imported [schema-mismatch]"
+)
+
+NOT_OURS = {"26000", "42P05"}
+"""A prepared statement that is not there, or is there already: https://www.postgresql.org/docs/current/errcodes-appendix.html"""
+
+POOLER = (
+    "If the URL leads to PgBouncer, or to another pooler in transaction mode, prepared statements of one client meet "
+    "those of the others there: write Database(..., transaction_pooler=True)"
 )
 
 _TRANSACTION = "fastapi_database_transaction"
@@ -192,6 +201,8 @@ def _fail(context: ExceptionContext) -> None:
     wrapped = context.sqlalchemy_exception
     if wrapped is not None and problem_for(wrapped) is SCHEMA_MISMATCH:
         wrapped.add_note(MISMATCH)
+    if isinstance(wrapped, sa.DBAPIError) and sqlstate(wrapped) in NOT_OURS:
+        wrapped.add_note(POOLER)
     connection = context.connection
     if connection is not None and not connection.closed and not connection.invalidated:
         transaction = unit_transaction(connection)

@@ -70,7 +70,8 @@ class Database(CoreDatabase):
     request waits for one before it is answered with 503 (default 5.0); ``max_waiting`` is how many may wait (default
     1000), and once some must be refused, those go first who have waited more than twice ``queue_target`` seconds
     (default 0.2). ``statement_timeout`` and ``lock_timeout`` are how many seconds the database lets one statement run,
-    and wait for a lock (default 30.0 and 5.0; 0 is no limit).
+    and wait for a lock (default 30.0 and 5.0; 0 is no limit). ``transaction_pooler=True`` says that the URL leads to
+    PgBouncer in transaction mode (default False).
 
     Every option of ``create_engine`` and of ``Session`` passes through by its own name.
 
@@ -92,6 +93,7 @@ class Database(CoreDatabase):
         max_waiting: int | None = None,
         statement_timeout: float | None = None,
         lock_timeout: float | None = None,
+        transaction_pooler: bool | None = None,
         **sqlalchemy_options: Any,
     ) -> None:
         _refuse_inside_request()
@@ -104,6 +106,7 @@ class Database(CoreDatabase):
             max_waiting=max_waiting,
             statement_timeout=statement_timeout,
             lock_timeout=lock_timeout,
+            transaction_pooler=transaction_pooler,
             **sqlalchemy_options,
         )
 
