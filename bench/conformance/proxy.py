@@ -1,7 +1,6 @@
 """A TCP proxy in front of PostgreSQL that cuts a connection after the server has answered COMMIT."""
 
 import asyncio
-from contextlib import suppress
 from typing import Self
 
 
@@ -37,12 +36,13 @@ class CuttingProxy:
         committing = asyncio.Event()
         forth = asyncio.create_task(self._forward(client, to_server, committing))
         back = asyncio.create_task(self._return(server, to_client, committing))
-        with suppress(OSError):
+        try:
             await asyncio.wait([forth, back], return_when=asyncio.FIRST_COMPLETED)
-        for task in (forth, back):
-            task.cancel()
-        for writer in (to_client, to_server):
-            writer.transport.abort()
+        finally:
+            for task in (forth, back):
+                task.cancel()
+            for writer in (to_client, to_server):
+                writer.transport.abort()
 
     async def _forward(
         self, client: asyncio.StreamReader, to_server: asyncio.StreamWriter, committing: asyncio.Event

@@ -41,8 +41,7 @@ async def use_after_the_end(served: Served) -> Observed:
 async def unused_session(served: Served) -> Observed:
     """A fresh server, 100 requests to a route that declares the session and asks nothing of it."""
     served.kill()
-    while served.database.backends():
-        await asyncio.sleep(0.05)
+    served.database.terminate()  # what the last server left
     await served.restart()
     before = served.database.backends()
     answers = await served.burst("/declares", 100, concurrency=8)
