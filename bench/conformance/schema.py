@@ -3,7 +3,7 @@
 COMMIT_SECONDS = 0.25
 """How long a COMMIT takes that stores a row in slow_commits (PostgreSQL: a deferred trigger that sleeps)."""
 
-USUAL_COMMIT_SECONDS = 0.005
+USUAL_COMMIT_SECONDS = 0.01
 """How long a COMMIT takes that stores an item of A1: as with a disk or a replica that has to confirm it. The run's own
 server lies in memory and needs no disk."""
 
