@@ -32,6 +32,7 @@ MISSPELT = {
     "max_wating": "max_waiting",
     "statment_timeout": "statement_timeout",
     "lock_timout": "lock_timeout",
+    "sqlite_on_eventloop": "sqlite_on_event_loop",
     "ecko": "echo",
     "autoflsh": "autoflush",
     "pool_pre_png": "pool_pre_ping",
@@ -75,6 +76,7 @@ def test_an_unknown_setting_like_no_other_is_named_without_a_guess() -> None:
         ({"queue_timeout": float("inf")}, "queue_timeout=inf"),
         ({"queue_timeout": float("nan")}, "queue_timeout=nan"),
         ({"queue_timeout": "soon"}, "queue_timeout='soon'"),
+        ({"sqlite_on_event_loop": 0}, "sqlite_on_event_loop=0 must be True or False"),
         ({"pool_timeout": "soon"}, "timeout='soon'"),
         ({"statement_timeout": -1}, "statement_timeout=-1 must be a number of seconds from 0 (no limit) to 2000000"),
         ({"statement_timeout": 3e9}, "statement_timeout=3000000000.0"),
@@ -168,6 +170,14 @@ def test_the_url_and_friends_come_from_the_environment(monkeypatch: pytest.Monke
     assert db.engine.pool.timeout() == 1.5  # type: ignore[attr-defined]
 
 
+def test_sqlite_stays_off_the_event_loop_when_the_environment_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "sqlite://")
+    assert Database()._resources.settings.sqlite_on_event_loop
+    monkeypatch.setenv("DATABASE_SQLITE_ON_EVENT_LOOP", "off")
+    assert not Database()._resources.settings.sqlite_on_event_loop
+    assert Database(sqlite_on_event_loop=True)._resources.settings.sqlite_on_event_loop
+
+
 def test_an_argument_wins_over_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "sqlite://")
     monkeypatch.setenv("DATABASE_MAX_CONNECTIONS", "7")
@@ -195,6 +205,7 @@ def test_with_a_url_the_environment_is_not_read(monkeypatch: pytest.MonkeyPatch)
         ("DATABASE_MAX_WAITING", "1.5"),
         ("DATABASE_STATEMENT_TIMEOUT", "never"),
         ("DATABASE_LOCK_TIMEOUT", "-1"),
+        ("DATABASE_SQLITE_ON_EVENT_LOOP", "perhaps"),
         ("DATABASE_ECHO", "perhaps"),
     ],
 )

@@ -88,6 +88,7 @@ ENVIRONMENT = {
     "DATABASE_STATEMENT_TIMEOUT": "statement_timeout",
     "DATABASE_LOCK_TIMEOUT": "lock_timeout",
     "DATABASE_TRANSACTION_POOLER": "transaction_pooler",
+    "DATABASE_SQLITE_ON_EVENT_LOOP": "sqlite_on_event_loop",
     "DATABASE_ECHO": "echo",
 }
 """Environment variables, read only when no URL is passed; a keyword argument wins over its variable."""
@@ -137,6 +138,9 @@ class Settings:
     transaction_pooler: bool = False
     """True where the URL leads to PgBouncer, or what is like it, in transaction mode: two transactions of one
     connection may meet two servers. Nothing can tell that from outside, and without one it would only cost speed."""
+    sqlite_on_event_loop: bool = True
+    """Whether async sessions on SQLite run short statements on the event loop, within a bound: a hand-over to a thread
+    costs more than SQLite's work for a small answer. To be switched off where the file is on a slow disk."""
     engine_options: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
     session_options: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
 
@@ -223,7 +227,7 @@ def _refuse_misspelt(environ: Mapping[str, str]) -> None:
 
 
 def _parse(variable: str, name: str, value: str) -> bool | int | float:
-    if name in {"echo", "transaction_pooler"}:
+    if name in {"echo", "sqlite_on_event_loop", "transaction_pooler"}:
         lowered = value.strip().lower()
         if lowered in {"1", "true", "yes", "on"}:
             return True
@@ -304,9 +308,10 @@ def _check_numbers(result: Settings) -> None:
         value = getattr(result, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < low:
             raise ConflictingSettings(f"{name}={value!r} must be a whole number of at least {low}")
-    pooler: Any = result.transaction_pooler
-    if not isinstance(pooler, bool):
-        raise ConflictingSettings(f"transaction_pooler={pooler!r} must be True or False")
+    for name in ("sqlite_on_event_loop", "transaction_pooler"):
+        switch: Any = getattr(result, name)
+        if not isinstance(switch, bool):
+            raise ConflictingSettings(f"{name}={switch!r} must be True or False")
     timeout: Any = result.queue_timeout
     if not isinstance(timeout, int | float) or isinstance(timeout, bool) or not 0 <= timeout < float("inf"):
         raise ConflictingSettings(f"queue_timeout={timeout!r} must be a finite number of seconds, 0 or more")

@@ -45,12 +45,15 @@ async def connection(tmp_path: Path) -> AsyncIterator[Connection]:
     await connection.close()
 
 
-async def test_a_statement_is_one_hand_over_to_the_thread(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_statement_is_one_hand_over_to_the_thread(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    db = Database(sqlite_url, sqlite_on_event_loop=False)
+    async with db.begin() as session:
+        await session.execute(text("CREATE TABLE t (id INTEGER PRIMARY KEY, name TEXT)"))
     handed: list[str] = []
     execute = aiosqlite.Connection._execute
 
     async def note(self: Any, function: Any, *arguments: Any, **options: Any) -> Any:
-        handed.append(function._calls[0].func.__name__)
+        handed.append(function.__name__)
         return await execute(self, function, *arguments, **options)
 
     monkeypatch.setattr(aiosqlite.Connection, "_execute", note)
@@ -68,6 +71,7 @@ async def test_a_statement_is_one_hand_over_to_the_thread(db: Database, monkeypa
         handed.clear()
         await session.rollback()
     assert handed == ["rollback"]
+    await db.aclose()
 
 
 @pytest.mark.parametrize("count", COUNTS)

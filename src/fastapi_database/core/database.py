@@ -63,6 +63,7 @@ class CoreDatabase:
         statement_timeout: float | None = None,
         lock_timeout: float | None = None,
         transaction_pooler: bool | None = None,
+        sqlite_on_event_loop: bool | None = None,
         **sqlalchemy_options: Any,
     ) -> None:
         self._resources = Resources(
@@ -77,6 +78,7 @@ class CoreDatabase:
                     "statement_timeout": statement_timeout,
                     "lock_timeout": lock_timeout,
                     "transaction_pooler": transaction_pooler,
+                    "sqlite_on_event_loop": sqlite_on_event_loop,
                 },
                 options=sqlalchemy_options,
             )

@@ -23,6 +23,7 @@ class Resources:
         self.dialect = dialect_for(settings.url, settings.limits)
         if settings.transaction_pooler:
             self.dialect.use_transaction_pooler(settings.engine_options.get("connect_args", {}))
+        self.dialect.configure(settings)
         self.connections = Connections(self.dialect, settings)
         self.threads = Threads(settings.max_connections)
         self.admission = Admission(

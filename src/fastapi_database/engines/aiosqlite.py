@@ -1,13 +1,13 @@
-"""aiosqlite with one hand-over to its thread per statement, where SQLAlchemy's use of it makes four.
+"""aiosqlite with at most one hand-over to its thread per statement, where SQLAlchemy's use of it makes four.
 
 SQLAlchemy makes a cursor, executes, fetches and closes, and each is a way to the connection's thread and back,
 which costs more than SQLite's own work on a small answer. Here the thread fetches what it executed at once, and
-what needs no thread is done without one. Whoever asks SQLAlchemy for the driver's connection gets aiosqlite's
-class, with all it can do.
+what needs no thread is done without one: :mod:`~fastapi_database.engines.on_loop` says what. Whoever asks SQLAlchemy
+for the driver's connection gets aiosqlite's class, with all it can do.
 
-Seen in aiosqlite 0.22.1, the oldest and the newest that is taken, and not documented: ``Connection._execute``, through
-which every hand-over goes, ``._conn``, ``._connection``, ``._tx`` and ``._thread``, and ``Cursor._cursor``. Tests in
-``tests/engines/test_aiosqlite.py``.
+Seen in aiosqlite 0.22.1, the oldest and the newest that is taken, and not documented: ``Connection._tx``, the queue
+through which every hand-over goes, ``._execute``, ``._conn``, ``._connection`` and ``._thread``, and
+``Cursor._cursor``. Tests in ``tests/engines/test_aiosqlite.py``.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from typing import Any
 import aiosqlite
 from aiosqlite.context import contextmanager
 
+from fastapi_database.engines.on_loop import ROWS, OnLoop
+from fastapi_database.engines.shapes import Shape, Shapes
+
 PREFETCH = (1, 9, 90)
 """Rows that come along with the execution, in this many steps: most answers have fewer than all of them."""
 
@@ -34,6 +37,7 @@ class Cursor(aiosqlite.Cursor):
 
     def __init__(self, connection: Connection, cursor: sqlite3.Cursor) -> None:
         super().__init__(connection, cursor)
+        self._owner = connection
         self._rows: deque[Any] = deque()
         self._through = True
         """Whether SQLite has no more rows than those."""
@@ -41,9 +45,20 @@ class Cursor(aiosqlite.Cursor):
     async def execute(self, sql: str, parameters: Iterable[Any] | None = None) -> Cursor:
         """Execute a statement and fetch its first rows."""
         self._rows.clear()
-        self._through = False  # whatever becomes of the call: a cancelled one is still on its way
         given = () if parameters is None else parameters
-        await self._execute(self._execute_and_fetch, sql, given)  # type: ignore[no-untyped-call]  # pyright: ignore[reportUnknownMemberType]
+        on_loop, raw = self._owner.on_loop, self._owner.raw
+        shape = on_loop.find(raw, sql)
+        if shape is not None:
+            if on_loop.had_its_turn():
+                await asyncio.sleep(0)
+            rows = on_loop.run(raw, self._cursor, sql, given, shape)
+            if rows is not None:
+                self._rows.extend(rows)
+                self._through = len(rows) < ROWS
+                return self
+        self._through = False  # whatever becomes of the call: a cancelled one is still on its way
+        on_loop.announce(sql, shape)
+        await self._execute(self._execute_and_fetch, sql, given, shape)  # type: ignore[no-untyped-call]  # pyright: ignore[reportUnknownMemberType]
         return self
 
     async def executemany(self, sql: str, parameters: Iterable[Iterable[Any]]) -> Cursor:
@@ -88,7 +103,9 @@ class Cursor(aiosqlite.Cursor):
             await super().close()
             self._rows.clear()  # a cancelled execution may have come in between
 
-    def _execute_and_fetch(self, sql: str, parameters: Any) -> None:
+    def _execute_and_fetch(self, sql: str, parameters: Any, shape: Shape | None) -> None:
+        if shape is not None:
+            self._owner.on_loop.judge(self._owner.raw, sql, parameters, shape)
         self._cursor.execute(sql, parameters)
         for step in PREFETCH:
             rows = self._cursor.fetchmany(step)
@@ -103,13 +120,21 @@ def _is_large(row: Sequence[Any]) -> bool:
 
 
 class Connection(aiosqlite.Connection):
-    """A connection that goes to its thread only where SQLite is asked something."""
+    """A connection that goes to its thread only where SQLite may take long."""
 
-    def __init__(self, connector: Callable[[], sqlite3.Connection], iter_chunk_size: int) -> None:
+    def __init__(
+        self, connector: Callable[[], sqlite3.Connection], iter_chunk_size: int, shapes: Shapes | None = None
+    ) -> None:
         self._opening = _Opening(connector)
         super().__init__(self._opening, iter_chunk_size)
         self._thread.daemon = True  # as SQLAlchemy has it: a process ends without closing
-        self._count = _Count()
+        self.on_loop = OnLoop(shapes)
+        self._tx: Any = _Errands(self._tx, self.on_loop, self._opening)
+
+    @property
+    def raw(self) -> sqlite3.Connection:
+        """The connection of sqlite3. Raises ``ValueError`` when there is none."""
+        return self._conn
 
     @contextmanager
     async def cursor(self) -> aiosqlite.Cursor:
@@ -119,18 +144,20 @@ class Connection(aiosqlite.Connection):
     def stop(self) -> asyncio.Future[Any] | None:
         """End the thread, and close what it opened after nobody waited for it any more."""
         if self._connection is None:
-            self._tx.put_nowait((None, self._opening.close))  # pyright: ignore[reportUnknownMemberType]
+            self._tx.put_nowait((None, self._opening.close))
         return super().stop()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+
+    async def commit(self) -> None:
+        """Commit."""
+        if not self.on_loop.ends(self._conn, "COMMIT"):
+            await super().commit()
 
     async def rollback(self) -> None:
         """Roll back. With nothing begun, and nothing on its way that a cancellation left behind, there is no need."""
-        if self._count.asked != self._count.done or self.in_transaction:
+        if self.on_loop.idle and not self.in_transaction:
+            return
+        if not self.on_loop.ends(self._conn, "ROLLBACK"):
             await super().rollback()
-
-    async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        self._count.asked += 1
-        errand = _Errand(functools.partial(fn, *args, **kwargs), self._count)
-        return await super()._execute(errand)  # type: ignore[no-untyped-call]  # pyright: ignore[reportUnknownMemberType]
 
 
 class _Opening:
@@ -138,42 +165,56 @@ class _Opening:
 
     def __init__(self, connector: Callable[[], sqlite3.Connection]) -> None:
         self._connector = connector
-        self._opened: sqlite3.Connection | None = None
+        self.opened: sqlite3.Connection | None = None
 
     def __call__(self) -> sqlite3.Connection:
-        self._opened = self._connector()
-        return self._opened
+        self.opened = self._connector()
+        return self.opened
 
     def close(self) -> None:
-        if self._opened is not None:
-            self._opened.close()
+        if self.opened is not None:
+            self.opened.close()
 
 
-class _Count:
-    """What a connection asked of its thread, and what is done; each written by one thread."""
+class _Errands:
+    """The queue to the thread: counts what is asked and what is done, and has the connection as the thread needs it."""
 
-    __slots__ = ("asked", "done")
+    __slots__ = ("_on_loop", "_opening", "_queue")
 
-    def __init__(self) -> None:
-        self.asked = self.done = 0
+    def __init__(self, queue: Any, on_loop: OnLoop, opening: _Opening) -> None:
+        self._queue = queue
+        self._on_loop = on_loop
+        self._opening = opening
+
+    def put_nowait(self, item: tuple[asyncio.Future[Any] | None, Callable[[], Any]]) -> None:
+        """Hand a call over."""
+        future, call = item
+        self._on_loop.hand_over()
+        self._queue.put_nowait((future, _Errand(call, self._on_loop, self._opening)))
 
 
 class _Errand:
     """One call in the thread. It forgets what it called: the thread has it until the next, and so would keep all."""
 
-    __slots__ = ("_calls", "_count")
+    __slots__ = ("_calls", "_on_loop", "_opening")
 
-    def __init__(self, call: Callable[[], Any], count: _Count) -> None:
+    def __init__(self, call: Callable[[], Any], on_loop: OnLoop, opening: _Opening) -> None:
         self._calls = [call]
-        self._count = count
+        self._on_loop = on_loop
+        self._opening = opening
 
     def __call__(self) -> Any:
         try:
+            if self._opening.opened is not None:
+                self._on_loop.leave(self._opening.opened)
             return self._calls.pop()()
         finally:
-            self._count.done += 1
+            self._on_loop.done += 1
 
 
-def connect(database: str, *, iter_chunk_size: int = 64, **options: Any) -> Connection:
-    """Make a connection, to be awaited, as ``aiosqlite.connect`` does. Needs ``check_same_thread=False``."""
-    return Connection(functools.partial(sqlite3.connect, database, **options), iter_chunk_size)
+def connect(database: str, *, iter_chunk_size: int = 64, shapes: Shapes | None = None, **options: Any) -> Connection:
+    """Make a connection, to be awaited, as ``aiosqlite.connect`` does. Needs ``check_same_thread=False``.
+
+    With ``shapes`` it runs what is judged short on the event loop; without, everything in its thread.
+    """
+    return Connection(functools.partial(sqlite3.connect, database, **options), iter_chunk_size, shapes)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from sqlalchemy.engine import URL, Engine
 
-from fastapi_database.config import Limits, refuse_autocommit_of_the_driver
+from fastapi_database.config import Limits, Settings, refuse_autocommit_of_the_driver
 from fastapi_database.engines.transactions import Transactions, UnitEngine
 from fastapi_database.errors import (
     ConflictingSettings,
@@ -69,6 +69,9 @@ class Dialect(ABC):
     @abstractmethod
     def connect_arguments(self, driver: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Complete what the driver's ``connect`` is called with."""
+
+    def configure(self, settings: Settings) -> None:  # noqa: B027 - most databases need nothing
+        """Take from the settings what is for this database alone."""
 
     def transactions(self, driver: str) -> type[Transactions]:
         """Give what overrides SQLAlchemy's dialect for this driver."""

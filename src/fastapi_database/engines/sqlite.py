@@ -17,8 +17,10 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.pool import PoolProxiedConnection
 
-from fastapi_database.config import LOCK_TIMEOUT, Limits
+from fastapi_database.config import LOCK_TIMEOUT, Limits, Settings
 from fastapi_database.engines.dialect import Dialect, UnitEngines
+from fastapi_database.engines.on_loop import PlainConnection
+from fastapi_database.engines.shapes import Shapes
 from fastapi_database.engines.transactions import Transactions, UnitEngine, unit_transaction
 from fastapi_database.engines.watchdog import Watchdog
 from fastapi_database.errors import FastAPIDatabaseError, InheritedConnection, InvalidURL, Unreachable
@@ -40,7 +42,7 @@ _FOREVER = 2_000_000.0  # seconds: SQLite counts milliseconds in 31 bits
 _PRIMARY = 0xFF  # the part of an extended result code that says what it is about: https://sqlite.org/rescode.html
 
 
-class ClosingConnection(sqlite3.Connection):
+class ClosingConnection(PlainConnection):
     """A connection that lets go of its file when it is closed.
 
     SQLite keeps a connection open, with its lock, for as long as a statement is in the middle of its rows:
@@ -53,6 +55,10 @@ class ClosingConnection(sqlite3.Connection):
         self.watchdog = Watchdog(statement_timeout)
         self.watchdog.install(self)
         self._cursors: weakref.WeakSet[sqlite3.Cursor] = weakref.WeakSet()
+
+    def resume_progress_handler(self) -> None:
+        """Have the time-out watched again."""
+        self.watchdog.install(self)
 
     def cursor(self, *arguments: Any, **options: Any) -> Any:
         """Make a cursor, and remember it. SQLAlchemy makes one for each statement, which gets its whole time."""
@@ -101,6 +107,7 @@ class SQLite(Dialect):
         # A name nobody else has: every connection of this Database sees one database, others see none of it.
         self._memory_name = f"/fastapi-database-{uuid.uuid4().hex}"
         self._anchor: sqlite3.Connection | None = None
+        self._shapes: Shapes | None = None
 
     @property
     def sync_url(self) -> URL:
@@ -126,8 +133,11 @@ class SQLite(Dialect):
         }
         complete = {**defaults, **arguments, "isolation_level": _TRANSACTIONS}
         if driver == "aiosqlite" and not complete["check_same_thread"]:
-            complete.setdefault("async_creator_fn", _connect_async)
+            complete.setdefault("async_creator_fn", functools.partial(_connect_async, shapes=self._shapes))
         return complete
+
+    def configure(self, settings: Settings) -> None:
+        self._shapes = Shapes() if settings.sqlite_on_event_loop else None
 
     def transactions(self, driver: str) -> type[Transactions]:
         return SQLiteTransactions

@@ -37,7 +37,8 @@ class Watchdog:
 
     def install(self, connection: sqlite3.Connection) -> None:
         """Have SQLite ask. Whoever sets another handler for a while calls this again afterwards."""
-        connection.set_progress_handler(self.overdue, STEPS)
+        # Not by the connection's own method, which takes it for a handler of the application.
+        sqlite3.Connection.set_progress_handler(connection, self.overdue, STEPS)
 
     def overdue(self) -> bool:
         """Tell SQLite whether to end the statement it is at; its error then is "interrupted"."""

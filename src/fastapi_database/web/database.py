@@ -71,7 +71,8 @@ class Database(CoreDatabase):
     1000), and once some must be refused, those go first who have waited more than twice ``queue_target`` seconds
     (default 0.2). ``statement_timeout`` and ``lock_timeout`` are how many seconds the database lets one statement run,
     and wait for a lock (default 30.0 and 5.0; 0 is no limit). ``transaction_pooler=True`` says that the URL leads to
-    PgBouncer in transaction mode (default False).
+    PgBouncer in transaction mode (default False). ``sqlite_on_event_loop`` is for SQLite alone: whether async sessions
+    run short statements on the event loop (default True).
 
     Every option of ``create_engine`` and of ``Session`` passes through by its own name.
 
@@ -94,6 +95,7 @@ class Database(CoreDatabase):
         statement_timeout: float | None = None,
         lock_timeout: float | None = None,
         transaction_pooler: bool | None = None,
+        sqlite_on_event_loop: bool | None = None,
         **sqlalchemy_options: Any,
     ) -> None:
         _refuse_inside_request()
@@ -107,6 +109,7 @@ class Database(CoreDatabase):
             statement_timeout=statement_timeout,
             lock_timeout=lock_timeout,
             transaction_pooler=transaction_pooler,
+            sqlite_on_event_loop=sqlite_on_event_loop,
             **sqlalchemy_options,
         )
 
