@@ -15,7 +15,9 @@ import anyio.from_thread
 import anyio.to_thread
 import pytest
 
+from fastapi_database import Database
 from fastapi_database.core import threads as module
+from fastapi_database.core.queue import Named
 from fastapi_database.core.threads import Threads
 
 PATIENCE = 30.0
@@ -454,6 +456,8 @@ async def test_a_block_that_is_left_after_its_call_counts_nobody(threads: Thread
         return stack
 
     stack = await threads.run(enter)
+    (call,) = threads._aside
+    await comes_true(lambda: call.left)
     stack.close()
     await comes_true(lambda: not threads._running and not threads._aside)
 
@@ -500,6 +504,27 @@ async def test_threads_of_anyio_are_lent_no_more_than_what_is_spare(threads: Thr
     go_on.set()
     await asyncio.gather(*calls)
     await comes_true(lambda: limiter.total_tokens == before)
+
+
+@pytest.mark.parametrize(("own", "waiters"), [(True, 1), (False, 40)], ids=["own", "anyio"])
+async def test_threads_that_wait_for_a_place_do_not_keep_the_one_who_has_it_from_running(
+    own: bool, waiters: int
+) -> None:
+    resources = Database("sqlite://", max_connections=1, queue_timeout=PATIENCE)._resources
+    admission, me = resources.admission, Named("me", 0)
+    run = resources.threads.run if own else anyio.to_thread.run_sync
+
+    def wait() -> None:
+        admission.release(admission.acquire_blocking(writer=False, owner=me))
+
+    place = admission.try_acquire(owner=me)
+    assert place is not None
+    waiting = [asyncio.create_task(run(wait)) for _ in range(waiters)]
+    await comes_true(lambda: admission.waiting == waiters)
+    await run(admission.release, place)
+    await asyncio.gather(*waiting)
+    assert admission.in_use == 0
+    resources.close()
 
 
 def test_elsewhere_nobody_is_set_aside(threads: Threads) -> None:

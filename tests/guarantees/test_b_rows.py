@@ -13,9 +13,9 @@ from support.clients import Request, abort_burst, held_open, statuses
 from support.run import Run
 
 pytest_plugins = ["apps.b_fixtures"]
-ROWS = 100_000
+ROWS = 60_000
 HOWS = ("batches", "cursor")
-GROWTH = 20_000_000  # bytes; the rows as objects are more than 50 MB
+GROWTH = 15_000_000  # bytes; the rows as objects are more than 30 MB
 
 
 @pytest.fixture(scope="module")
