@@ -67,11 +67,8 @@ def test_the_page_names_the_version_of_every_library() -> None:
 
 
 def test_every_peer_has_an_application_and_its_environment_has_requirements() -> None:
-    assert {path.stem for path in (ROOT / "bench" / "apps").glob("*.py")} == {
-        "__init__",
-        "model",
-        *(peer.name for peer in PEERS),
-    }
+    there = {path.stem for path in (ROOT / "bench" / "apps").glob("*.py")}
+    assert {peer.name for peer in PEERS} <= there
     assert {peer.environment for peer in PEERS} - {""} == set(environments.names())
 
 
