@@ -48,6 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             from bench.soak import main as soak
 
             soak(options.requests, options.database or list(DATABASES))
+        case "policies":
+            from bench.policies import table
+
+            (RESULTS / "POLICIES.md").write_text(table())
         case _:
             _run(options)
 
@@ -100,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m bench", description=__doc__, epilog="`conformance --help`: the guarantees, asked of every peer"
     )
     add = parser.add_argument
-    add("command", nargs="?", choices=("run", "chart", "micro", "lock", "soak"), default="run")
+    add("command", nargs="?", choices=("run", "chart", "micro", "lock", "policies", "soak"), default="run")
     add("--quick", action="store_true", help="8 and 128 clients, few windows: some 10 minutes")
     add("--only", nargs="+", choices=[peer.name for peer in PEERS], help="these peers")
     add("--database", nargs="+", choices=list(DATABASES))

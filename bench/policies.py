@@ -17,10 +17,11 @@ from fastapi_database.core.shedding import Shedding
 from fastapi_database.errors import QueueFull
 
 PLACES = 5
-HOLD = 0.02  # seconds
+HOLD = 0.2  # seconds
 CAPACITY = PLACES / HOLD
 TIMEOUT = 5.0
-MAX_WAITING = 1000
+MAX_WAITING = 100  # four seconds of work, as the default is for requests of 20 ms on five connections
+LENGTH = 60.0  # seconds of a run
 PATIENCE = 1.0  # seconds after which whoever asked has gone, in one of the columns
 OWNER = Named("request")
 
@@ -183,3 +184,57 @@ class _Simulation:
 
     def _release(self, ticket: Ticket) -> None:
         self._queue.release(ticket, now=self._now)
+
+
+def table() -> str:
+    """Compare what was considered, on a simulated clock: the same on every machine."""
+    considered: dict[str, Callable[[], AdmissionQueue]] = {
+        "first come, first served (`queue_target` off)": first_come,
+        "**the library** (0.2)": controlled_delay,
+        "the library, 0.05": lambda: controlled_delay(0.05),
+        "the library, 1.0": lambda: controlled_delay(1.0),
+        "CoDel from the start, 0.2": lambda: eager(0.2),
+        "newest first while it stands, 0.2": lambda: last_first(0.2),
+        "refuse at arrival by the expected wait": at_arrival,
+    }
+    lines = [
+        "# Whom to refuse under overload",
+        "",
+        f"The queue itself on a simulated clock: {PLACES} places, held for {HOLD:g} s on average, at most",
+        f"{MAX_WAITING} waiting, {LENGTH:g} s. Goodput, and what is served within {PATIENCE:g} s, are shares of what",
+        "the places can do. The same on every machine: `python -m bench policies`.",
+        "",
+        "| load | policy | goodput | within 1 s | p50 | p99 | refused at once | refused later, after |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for load in (0.9, 1.2, 2.0, 5.0):
+        for name, make in considered.items():
+            lines.append(_policy(f"x {load:g}", name, simulate(make(), poisson(load * CAPACITY, LENGTH))))
+    return "\n".join([*lines, *_accidents()]) + "\n"
+
+
+def _policy(load: str, name: str, outcome: Outcome) -> str:
+    later = [wait for wait in outcome.refusals.values() if wait > 0]
+    mean = f"{len(later)}, {sum(later) / len(later):.2f} s" if later else "0"
+    served = LENGTH * CAPACITY
+    return (
+        f"| {load} | {name} | {outcome.finished / served:.2f} | {outcome.in_patience / served:.2f} | "
+        f"{outcome.wait(0.5):.2f} s | {outcome.wait(0.99):.2f} s | {len(outcome.refusals) - len(later)} | {mean} |"
+    )
+
+
+def _accidents() -> list[str]:
+    """Count who is refused in a stall and in a burst."""
+    stall = [*(Arrival(0.0, TIMEOUT + 1) for _ in range(PLACES)), *poisson(0.4 * CAPACITY, 20.0)]
+    queues = {"first come, first served": first_come, "**the library**": controlled_delay}
+    rivals = {"CoDel from the start, 0.2": lambda: eager(0.2), "refuse at arrival by the expected wait": at_arrival}
+    lines = [
+        "",
+        f"Places that are held for {TIMEOUT + 1:g} s by a lock, while 0.4 of capacity comes; how many are refused:",
+        "",
+        "| policy | refused |",
+        "|---|---|",
+    ]
+    for name, make in (queues | rivals).items():
+        lines.append(f"| {name} | {len(simulate(make(), iter(stall)).refusals)} |")
+    return lines
