@@ -237,13 +237,20 @@ def _add_reads(app: FastAPI, Db: Any) -> None:  # noqa: N803
         await db.execute(select(model.Item.id).limit(1))
         return "slept"
 
+    overlapping: list[str] = []
+
     async def gather(db: AsyncSession) -> JSONResponse:
         statement = text(model.sleep_statement())
         outcomes = await asyncio.gather(
             *(db.execute(statement, {"seconds": 0.02}) for _ in range(3)), return_exceptions=True
         )
         errors = [type(one).__name__ for one in outcomes if isinstance(one, BaseException)]
-        return JSONResponse({"errors": errors}, 409 if errors else 200)
+        overlapping.extend(errors)
+        return JSONResponse({}, 409 if errors else 200)
+
+    @app.get("/gathered")
+    async def gathered() -> list[str]:
+        return overlapping
 
     @app.post("/gathers-warm")
     async def gathers_warm(mark: str, db: Db) -> JSONResponse:

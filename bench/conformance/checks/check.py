@@ -30,7 +30,7 @@ class Check:
     ask: Callable[[Served], Awaitable[Observed]]
     databases: tuple[str, ...] = BOTH
     restarts: bool = False
-    timeout: float = 120.0
+    timeout: float = 180.0
 
 
 def verdict(holds: bool, value: str) -> Observed:
