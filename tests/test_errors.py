@@ -201,6 +201,12 @@ def transaction_aborted() -> None:
             session.execute(text("SELECT 1"))
 
 
+def deadline_exceeded() -> None:
+    with closing(Database("sqlite://")) as db, db.begin(timeout=0.01) as session:
+        time.sleep(0.02)
+        session.execute(text("SELECT 1"))
+
+
 def queue_full() -> None:
     with closing(Database("sqlite://", max_connections=1, max_waiting=0)) as db, db.begin() as session:
         session.execute(text("SELECT 1"))
@@ -268,6 +274,7 @@ RAISED: dict[type[FastAPIDatabaseError], tuple[Callable[..., None], str, str]] =
     errors.InheritedConnection: (inherited_connection, "was forked was used in the child", "Open a new one"),
     errors.SessionFeature: (session_feature, "SET search_path TO other", "Write SET LOCAL"),
     errors.TransactionAborted: (transaction_aborted, "COMMIT", r"session\.begin_nested\(\)"),
+    errors.DeadlineExceeded: (deadline_exceeded, r"had 0\.01 s for its unit of work", "raise timeout="),
     errors.QueueFull: (queue_full, "0 requests wait for one of 1 connections", "max_waiting"),
     errors.QueueShed: (
         queue_shed,
@@ -313,7 +320,7 @@ def test_codes_are_stable_words_and_each_is_used_once() -> None:
         words = re.findall(r"[A-Z]+(?=[A-Z][a-z])|[A-Z][a-z]+|[A-Z]+", error.__name__)
         assert error.code == "-".join(words).lower()
         assert error.__doc__
-        assert error.status in {500, 503}
+        assert error.status in {500, 503, 504}
     assert {error for error in leaves() if error.status == 503} == set(leaves(errors.Unavailable))
 
 

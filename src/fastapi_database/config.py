@@ -97,7 +97,7 @@ ENVIRONMENT = {
 STATEMENT_TIMEOUT = 30.0
 LOCK_TIMEOUT = 5.0
 
-_LONGEST = 2_000_000.0  # seconds, 23 days: PostgreSQL and SQLite count milliseconds in 31 bits
+LONGEST = 2_000_000.0  # seconds, 23 days: PostgreSQL and SQLite count milliseconds in 31 bits
 _SECONDS = {"queue_timeout", "queue_target", "statement_timeout", "lock_timeout"}
 
 
@@ -317,9 +317,9 @@ def _check_numbers(result: Settings) -> None:
         raise ConflictingSettings(f"queue_timeout={timeout!r} must be a finite number of seconds, 0 or more")
     for name in ("statement_timeout", "lock_timeout"):
         limit: Any = getattr(result, name)
-        if not isinstance(limit, int | float) or isinstance(limit, bool) or not 0 <= limit <= _LONGEST:
+        if not isinstance(limit, int | float) or isinstance(limit, bool) or not 0 <= limit <= LONGEST:
             raise ConflictingSettings(
-                f"{name}={limit!r} must be a number of seconds from 0 (no limit) to {_LONGEST:.0f}"
+                f"{name}={limit!r} must be a number of seconds from 0 (no limit) to {LONGEST:.0f}"
             )
     target: Any = result.queue_target
     if not isinstance(target, int | float) or isinstance(target, bool) or not target > 0:

@@ -26,6 +26,7 @@ FastAPIDatabaseError
 │   ├── InheritedConnection            inherited-connection
 │   └── SessionFeature                 session-feature
 ├── TransactionAborted                 transaction-aborted
+├── DeadlineExceeded                   deadline-exceeded
 └── Unavailable                        the database can not serve now: answered with 503
     ├── QueueFull                      queue-full
     ├── QueueShed                      queue-shed
@@ -213,6 +214,14 @@ class TransactionAborted(FastAPIDatabaseError):
 
     code = "transaction-aborted"
     title = "The transaction had failed and was rolled back"
+
+
+class DeadlineExceeded(FastAPIDatabaseError):
+    """The ``timeout`` of ``transaction()`` or ``db.begin()`` was over before the unit of work was."""
+
+    code = "deadline-exceeded"
+    status = 504
+    title = "The time for this request was over"
 
 
 class Unavailable(FastAPIDatabaseError):

@@ -1,15 +1,20 @@
 """A service whose statements take long, in every form: sync and async sessions, on both kinds of router."""
 
+import asyncio
+import time
 from typing import Annotated, Any
 
 import fastapi
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Request
 from sqlalchemy import Text, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from apps.b_watch import Watch
-from fastapi_database import APIRouter, Database
+from fastapi_database import APIRouter, Database, transaction
 
 
 class Base(DeclarativeBase): ...
@@ -34,12 +39,17 @@ FOREVER = {
     "sqlite": "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 2000000000) "
     "SELECT count(*) FROM c",
 }[db.engine.dialect.name]
+SECOND = {
+    "postgresql": "SELECT pg_sleep(1)",
+    "sqlite": FOREVER.replace("2000000000", "1500000"),
+}[db.engine.dialect.name]
 QUICK = "SELECT count(*) FROM notes"
 
 
 def add_sync(router: fastapi.APIRouter) -> None:
-    @router.get("/forever")
-    def forever(session: SyncSession) -> Any:
+    @router.get("/forever/{mark}")
+    def forever(mark: str, session: SyncSession) -> Any:
+        watch.reach(f"begun {mark}")
         return session.scalar(text(FOREVER))
 
     @router.get("/quick")
@@ -50,10 +60,60 @@ def add_sync(router: fastapi.APIRouter) -> None:
     def locked(session: SyncSession) -> None:
         session.execute(text("UPDATE notes SET text = 'mine'"))
 
+    @router.post("/second/{mark}", status_code=201)
+    def second(mark: str, session: SyncSession) -> None:
+        watch.reach(f"begun {mark}")
+        session.add(Note(text=mark))
+        session.execute(text(SECOND))
+
+    @router.get("/stubborn/{mark}")
+    def stubborn(mark: str, session: SyncSession) -> None:
+        """Go on whatever happens, in a GET that writes."""
+        watch.reach(f"begun {mark}")
+        outcomes: list[str] = []
+        for attempt in (
+            lambda: session.execute(text(FOREVER)),
+            lambda: session.execute(text(QUICK)),
+            lambda: (session.add(Note(text=mark)), session.commit()),
+        ):
+            try:
+                attempt()
+            except Exception as error:
+                outcomes.append(type(error).__name__)
+            else:
+                outcomes.append("worked")
+        watch.reach(mark, outcomes)
+
+    @router.get("/seconds")
+    @transaction(timeout=1.5)
+    def seconds(session: SyncSession) -> None:
+        session.execute(text(QUICK))
+        for _ in range(10):
+            session.execute(text(SECOND))
+
+    @router.get("/long")
+    @transaction(timeout=60)
+    def long(session: SyncSession) -> None:
+        session.execute(text(SECOND))
+
+    @router.post("/late/{mark}")
+    @transaction(timeout=0.5)
+    def late(mark: str, session: SyncSession) -> None:
+        session.add(Note(text=mark))
+        session.flush()
+        time.sleep(0.7)
+
+    @router.post("/begin/{mark}")
+    def begin(mark: str) -> None:
+        with db.begin(timeout=0.5) as own:
+            own.add(Note(text=mark))
+            own.execute(text(FOREVER))
+
 
 def add_async(router: fastapi.APIRouter) -> None:
-    @router.get("/forever")
-    async def forever(session: TaskSession) -> Any:
+    @router.get("/forever/{mark}")
+    async def forever(mark: str, session: TaskSession) -> Any:
+        watch.reach(f"begun {mark}")
         return await session.scalar(text(FOREVER))
 
     @router.get("/quick")
@@ -64,9 +124,98 @@ def add_async(router: fastapi.APIRouter) -> None:
     async def locked(session: TaskSession) -> None:
         await session.execute(text("UPDATE notes SET text = 'mine'"))
 
+    @router.post("/second/{mark}", status_code=201)
+    async def second(mark: str, session: TaskSession) -> None:
+        watch.reach(f"begun {mark}")
+        session.add(Note(text=mark))
+        await session.execute(text(SECOND))
+
+    @router.get("/stubborn/{mark}")
+    async def stubborn(mark: str, session: TaskSession) -> None:
+        """Go on whatever happens, in a GET that writes."""
+        watch.reach(f"begun {mark}")
+        outcomes: list[str] = []
+
+        async def write() -> None:
+            session.add(Note(text=mark))
+            await session.commit()
+
+        for attempt in (
+            lambda: session.execute(text(FOREVER)),
+            lambda: session.execute(text(QUICK)),
+            write,
+        ):
+            try:
+                await attempt()
+            except Exception as error:
+                outcomes.append(type(error).__name__)
+            else:
+                outcomes.append("worked")
+        watch.reach(mark, outcomes)
+
+    @router.get("/seconds")
+    @transaction(timeout=1.5)
+    async def seconds(session: TaskSession) -> None:
+        await session.execute(text(QUICK))
+        for _ in range(10):
+            await session.execute(text(SECOND))
+
+    @router.get("/long")
+    @transaction(timeout=60)
+    async def long(session: TaskSession) -> None:
+        await session.execute(text(SECOND))
+
+    @router.post("/late/{mark}")
+    @transaction(timeout=0.5)
+    async def late(mark: str, session: TaskSession) -> None:
+        session.add(Note(text=mark))
+        await session.flush()
+        await asyncio.sleep(0.7)
+
+    @router.post("/begin/{mark}")
+    async def begin(mark: str) -> None:
+        async with db.begin(timeout=0.5) as own:
+            own.add(Note(text=mark))
+            await own.execute(text(FOREVER))
+
+    @router.get("/asks/{mark}")
+    async def asks(mark: str, request: Request, session: TaskSession) -> None:
+        """Look for the client itself, as applications do."""
+        watch.reach(f"begun {mark}")
+        await session.execute(text(QUICK))
+        while not await request.is_disconnected():
+            await asyncio.sleep(0.02)
+        watch.reach(mark, "seen")
+
+    @router.get("/body")
+    async def body(request: Request, session: TaskSession) -> str:
+        """Read the body long after the client began to be watched."""
+        await session.execute(text(QUICK))
+        await asyncio.sleep(1)
+        return (await request.body()).decode()
+
+
+class Stacked:
+    """A `BaseHTTPMiddleware`, for the requests that ask for so many of them in a header."""
+
+    def __init__(self, app: ASGIApp, number: int) -> None:
+        self._without = app
+        self._with = BaseHTTPMiddleware(app, dispatch=pass_on)
+        self._number = number
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        wanted = dict(scope.get("headers", ())).get(b"stacked", b"0")
+        await (self._with if int(wanted) >= self._number else self._without)(scope, receive, send)
+
+
+async def pass_on(request: Request, call_next: RequestResponseEndpoint) -> Response:
+    return await call_next(request)
+
 
 app = FastAPI()
 db.install(app)
+for number_of_middleware in (1, 2, 3, 4):
+    app.add_middleware(Stacked, number=number_of_middleware)
 app.include_router(watch.router())
 for add, session_kind in ((add_sync, "sync"), (add_async, "async")):
     for made, name_of_router in ((APIRouter(), "own"), (fastapi.APIRouter(), "plain")):

@@ -7,12 +7,14 @@ import logging
 import os
 import re
 import socket
+import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import aiosqlite
 import anyio
 import asyncpg
 import pytest
@@ -35,7 +37,7 @@ from sqlalchemy.pool import QueuePool
 
 from fastapi_database.core import internals
 from fastapi_database.engines import internals as engine_internals
-from fastapi_database.engines.internals import OptionEngine, asyncpg_socket
+from fastapi_database.engines.internals import OptionEngine, asyncpg_socket, cancel_asyncpg, sqlite3_connection
 from fastapi_database.engines.transactions import LastAnswer, Transactions, watch
 from support.postgres import PostgreSQL
 
@@ -354,3 +356,34 @@ def test_the_socket_of_an_asyncpg_connection_is_its_own(postgresql: PostgreSQL) 
 
     ours, servers = asyncio.run(ports())
     assert ours == servers
+
+
+def test_a_statement_of_asyncpg_is_cancelled_in_the_server_and_its_connection_serves_on(postgresql: PostgreSQL) -> None:
+    async def outcome() -> tuple[str, int]:
+        connection = await asyncpg.connect(postgresql.url())
+        sleeping = asyncio.ensure_future(connection.execute("SELECT pg_sleep(60)"))
+        while not sleeping.done():  # before it is sent there is nothing to cancel
+            await cancel_asyncpg(connection)
+            await asyncio.wait({sleeping}, timeout=0.1)
+        found = type(sleeping.exception()).__name__, await connection.fetchval("SELECT 1")
+        await connection.close()
+        return found
+
+    assert asyncio.run(outcome()) == ("QueryCanceledError", 1)
+
+
+def test_behind_aiosqlites_connection_stands_that_of_sqlite3() -> None:
+    async def classes() -> tuple[type, type]:
+        async with aiosqlite.connect(":memory:") as connection:
+            found = sqlite3_connection(connection)
+        return type(found), type(sqlite3_connection(found))
+
+    assert asyncio.run(classes()) == (sqlite3.Connection, sqlite3.Connection)
+
+
+def test_what_can_be_awaited_is_known_by_the_greenlet_it_would_be_awaited_in() -> None:
+    async def both() -> tuple[bool, bool]:
+        return engine_internals.in_greenlet(), await internals.greenlet_spawn(engine_internals.in_greenlet)
+
+    assert asyncio.run(both()) == (False, True)
+    assert engine_internals.running_loop() is None

@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from itertools import count
 
 import psycopg
 import pytest
@@ -11,6 +12,7 @@ from apps.b_serving import FORMS, Form, Served, comes_true
 from support.clients import statuses
 
 pytest_plugins = ["apps.b_fixtures"]
+NUMBERS = count(1)
 LIMIT = 0.4
 PATIENCE = 20 * LIMIT
 
@@ -25,7 +27,7 @@ def slow(request: pytest.FixtureRequest, served: Callable[..., Served]) -> Form:
 
 def test_b19_a_statement_is_ended_at_its_limit_and_answered_504(slow: Form) -> None:
     log = slow.served.log_from_here()
-    answers = slow.burst("/forever", 7, concurrency=7)
+    answers = slow.burst(lambda _: f"/forever/{next(NUMBERS)}", 7, concurrency=7)
     assert statuses(answers) == {504: 7}
     assert {answer.json()["code"] for answer in answers} == {"statement-timeout"}
     assert all(LIMIT * 0.9 < answer.seconds < PATIENCE for answer in answers)
@@ -64,3 +66,32 @@ def locked_by_another_program(form: Form) -> Iterator[None]:
     with closing(sqlite3.connect(str(form.served.database_name), isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         yield
+
+
+@pytest.fixture(params=FORMS, ids="-".join)
+def usual(request: pytest.FixtureRequest, served: Callable[..., Served]) -> Form:
+    """Every form of `b_slow`, whose statements may take 0.7 s where the route says nothing."""
+    database, kind, router = request.param
+    return Form(served(database, app="apps.b_slow:app", DATABASE_STATEMENT_TIMEOUT="0.7"), database, kind, router)
+
+
+def test_b19_a_route_may_take_longer_than_the_default(usual: Form) -> None:
+    assert usual.ask("/long").status == 200  # one statement of a second
+
+
+def test_b19_the_time_of_a_route_is_that_of_all_its_statements_together(usual: Form) -> None:
+    answers = usual.burst("/seconds", 3, concurrency=3)  # ten statements of a second each; 1.5 s for all
+    assert statuses(answers) == {504: 3}
+    assert {answer.json()["code"] for answer in answers} <= {"statement-timeout", "deadline-exceeded"}
+    assert all(1.4 < answer.seconds < 15 for answer in answers)
+    assert comes_true(usual.served.is_at_rest)
+    assert not running(usual)
+
+
+def test_b19_nothing_is_stored_after_the_time_is_over(usual: Form) -> None:
+    answer = usual.ask(f"/late/{usual.kind}{usual.router}", "POST")
+    assert (answer.status, answer.json()["code"]) == (504, "deadline-exceeded")
+    assert usual.served.rows(f"{usual.kind}{usual.router}") == 0
+    answer = usual.ask("/begin/mark", "POST")
+    assert (answer.status, answer.json()["code"]) == (504, "statement-timeout")
+    assert usual.served.rows("mark") == 0

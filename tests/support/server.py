@@ -14,7 +14,7 @@ from typing import Literal
 from support.run import Run
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 30.0
+PATIENCE = 90.0
 
 
 class Server:

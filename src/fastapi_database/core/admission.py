@@ -13,7 +13,11 @@ from math import inf
 
 from fastapi_database.core.internals import running_loop
 from fastapi_database.core.queue import AdmissionQueue, Owner, Ticket
-from fastapi_database.errors import QueueFull, QueueShed, QueueTimeout, Unavailable
+from fastapi_database.engines.deadlines import Deadline
+from fastapi_database.errors import DeadlineExceeded, QueueFull, QueueShed, QueueTimeout, Unavailable
+
+Refusal = Unavailable | DeadlineExceeded
+"""What a request is told that did not get a place or a connection."""
 
 _NAMED = 3  # of those who hold places, so many are named in an error
 
@@ -26,22 +30,22 @@ class Refusals:
 
     def __init__(self, on_first: Callable[[], None]) -> None:
         self._on_first = on_first
-        self._by_owner: dict[Unavailable, object] = {}
+        self._by_owner: dict[Refusal, object] = {}
         self.over = False
         """True once the request has been answered; tasks it started may still have this in their context."""
 
     @property
-    def errors(self) -> list[Unavailable]:
+    def errors(self) -> list[Refusal]:
         """What was refused and not granted later, in order."""
         return list(self._by_owner)
 
-    def note(self, error: Unavailable, owner: object) -> None:
+    def note(self, error: Refusal, owner: object) -> None:
         """Note a refusal; without an ``owner`` until :meth:`claim` tells it."""
         if not self._by_owner:
             self._on_first()
         self._by_owner[error] = owner
 
-    def claim(self, owner: object) -> Unavailable | None:
+    def claim(self, owner: object) -> Refusal | None:
         """Give the last refusal to a unit that never got a connection: those without an owner are its own."""
         self._by_owner = {error: known or owner for error, known in self._by_owner.items()}
         return next(reversed(self._by_owner), None)
@@ -56,7 +60,7 @@ REFUSALS: ContextVar[Refusals | None] = ContextVar("fastapi_database_refusals", 
 """In the context of a request: what it was refused. None elsewhere."""
 
 
-def refused(error: Unavailable, *, owner: object = None) -> None:
+def refused(error: Refusal, *, owner: object = None) -> None:
     """Note in the context of a request, if this is one, that the database was not to be had."""
     refusals = REFUSALS.get()
     if refusals is not None:
@@ -122,11 +126,12 @@ class Admission:
                 return None
             return self._request(writer=False, owner=owner)
 
-    async def acquire_async(self, *, writer: bool, owner: Owner) -> Ticket:
+    async def acquire_async(self, *, writer: bool, owner: Owner, deadline: Deadline | None = None) -> Ticket:
         """Wait for a place on the event loop.
 
         Raises :class:`QueueFull` at once, or when a claim of higher priority takes the last room to wait,
-        :class:`QueueShed` when it has waited too long in a line that stands, and :class:`QueueTimeout` at the deadline.
+        :class:`QueueShed` when it has waited too long in a line that stands, :class:`QueueTimeout` after the time-out,
+        and :class:`DeadlineExceeded` where the unit's own time is over before.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] | None = None
@@ -137,16 +142,16 @@ class Admission:
                 ticket.wake = _waker(loop, future)
         if future is not None:
             try:
-                async with asyncio.timeout(self._timeout):
+                async with asyncio.timeout(self._patience(deadline)):
                     await future
             except TimeoutError:
-                self._give_up(ticket)
+                self._give_up(ticket, deadline)
             except BaseException:
                 self.release(ticket)
                 raise
         return self._admit(ticket)
 
-    def acquire_blocking(self, *, writer: bool, owner: Owner) -> Ticket:
+    def acquire_blocking(self, *, writer: bool, owner: Owner, deadline: Deadline | None = None) -> Ticket:
         """Wait for a place in a thread; the same errors as :meth:`acquire_async`."""
         ready = threading.Event()
         with self._lock:
@@ -156,15 +161,15 @@ class Admission:
         if ticket.granted is None:
             try:
                 with self._aside():
-                    in_time = ready.wait(self._timeout)
+                    in_time = ready.wait(self._patience(deadline))
                 if not in_time:
-                    self._give_up(ticket)
+                    self._give_up(ticket, deadline)
             except BaseException:
                 self.release(ticket)
                 raise
         return self._admit(ticket)
 
-    def upgrade_blocking(self, ticket: Ticket) -> None:
+    def upgrade_blocking(self, ticket: Ticket, *, deadline: Deadline | None = None) -> None:
         """Wait in a thread for the writer's place, for a unit that holds a place and now writes."""
         ready = threading.Event()
         with self._lock:
@@ -173,7 +178,7 @@ class Admission:
             ticket.wake = _setter(ready)
         try:
             with self._aside():
-                in_time = ready.wait(self._timeout)
+                in_time = ready.wait(self._patience(deadline))
             if in_time:
                 return
         except BaseException:
@@ -183,13 +188,18 @@ class Admission:
         with self._lock:
             if self._queue.abandon_upgrade(ticket):
                 self.timed_out += 1
-                message = self._explain(ticket, "could not start writing", self._timeout)
+                message = self._explain(ticket, "could not start writing", self._patience(deadline))
+                if deadline is not None and not deadline.left:
+                    raise DeadlineExceeded(message)
                 raise QueueTimeout(message, retry_after=self._queue.retry_after(writer=True, now=self._clock()))
 
     def release(self, ticket: Ticket) -> None:
         """Give the place back. Never blocks, never raises; a second call does nothing."""
         with self._lock:
             self._queue.release(ticket, now=self._clock())
+
+    def _patience(self, deadline: Deadline | None) -> float:
+        return self._timeout if deadline is None else min(self._timeout, deadline.left)
 
     def _request(self, *, writer: bool, owner: Owner) -> Ticket:
         try:
@@ -210,7 +220,7 @@ class Admission:
         self.admitted += 1
         return ticket
 
-    def _give_up(self, ticket: Ticket) -> None:
+    def _give_up(self, ticket: Ticket, deadline: Deadline | None) -> None:
         with self._lock:
             if ticket.granted is not None or ticket.refusal is not None:  # between the deadline and this lock
                 return
@@ -218,6 +228,8 @@ class Admission:
             self._queue.expire(ticket, now=self._clock())
             self.timed_out += 1
             retry_after = self._queue.retry_after(writer=ticket.writer, now=self._clock())
+        if deadline is not None and not deadline.left:
+            raise DeadlineExceeded(message)
         raise QueueTimeout(message, retry_after=retry_after)
 
     def _explain(self, ticket: Ticket, what: str, waited: float) -> str:

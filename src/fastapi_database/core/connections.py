@@ -8,6 +8,7 @@ is reached and a pool needs one more, an idle connection of another pool is clos
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import stat
 import threading
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import create_engine, event
 from sqlalchemy import exc as sa
-from sqlalchemy.engine import URL, Engine
+from sqlalchemy.engine import URL, Connection, Engine
 
 from fastapi_database.config import ENGINE_OPTIONS, Settings, refuse_unknown_dialect_options
 from fastapi_database.core.admission import refused
@@ -33,12 +34,14 @@ from fastapi_database.core.internals import (
     running_loop,
 )
 from fastapi_database.engines import Dialect, UnitEngines
-from fastapi_database.engines.transactions import LastAnswer, returned, watch
+from fastapi_database.engines.transactions import LastAnswer, returned, unit_transaction, watch
 from fastapi_database.engines.values import hide_values
 from fastapi_database.errors import DriverNotInstalled, FastAPIDatabaseError, QueueTimeout, Unavailable
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
+
+logger = logging.getLogger("fastapi_database")
 
 PING_AFTER = 30.0
 """Seconds a connection may have been idle before it is pinged on checkout. Below that a look at its
@@ -119,6 +122,24 @@ class Connections:
     def unit_engines(self, engine: Engine) -> UnitEngines:
         """Give the engines that units of work use in place of ``engine``."""
         return self._units[engine]
+
+    async def interrupt(self, connection: Connection) -> None:
+        """Have the database end the statement that a unit runs on its connection. Never raises.
+
+        Nothing happens when the unit has given the connection back, and it does not while this is on its way.
+        """
+        try:
+            transaction = unit_transaction(connection)
+            if transaction is None or not transaction.interruption.begin():
+                return
+        except sa.SQLAlchemyError:  # closed meanwhile
+            return
+        try:
+            await self.dialect.interrupt(connection.connection.driver_connection)
+        except Exception as error:  # noqa: BLE001 - what can not be stopped runs to its end, or to its time-out
+            logger.warning("a statement could not be cancelled: %r", error)
+        finally:
+            transaction.interruption.end()
 
     async def probe(self) -> bool:
         """Ask the database whether it is there, without leaving a connection behind.

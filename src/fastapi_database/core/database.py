@@ -15,8 +15,9 @@ from fastapi_database.config import settings
 from fastapi_database.core.queue import Named
 from fastapi_database.core.released import Released
 from fastapi_database.core.resources import Resources
-from fastapi_database.core.transaction import checked_priority
+from fastapi_database.core.transaction import checked_priority, checked_timeout
 from fastapi_database.core.unit import AsyncUnit, Intent, Unit
+from fastapi_database.engines.deadlines import Deadline
 from fastapi_database.errors import ConcurrentUse, InvalidModels
 
 if TYPE_CHECKING:
@@ -105,12 +106,13 @@ class CoreDatabase:
         """SQLAlchemy's async engine of the running event loop, made on first use; see :attr:`engine`."""
         return self._resources.connections.async_engine()
 
-    def begin(self, *, priority: int = 0) -> Begin:
+    def begin(self, *, priority: int = 0, timeout: float | None = None) -> Begin:
         """Open a unit of work outside the request's own: in a script, worker, task, socket message or test.
 
         ``with`` gives a ``Session``, ``async with`` an ``AsyncSession``. The end of the block commits, any
         exception rolls back and goes on. The connection is taken at the first statement; waiting for it is
-        bounded by ``queue_timeout`` and raises :class:`~fastapi_database.errors.QueueTimeout`; ``priority`` is that of
+        bounded by ``queue_timeout`` and raises :class:`~fastapi_database.errors.QueueTimeout`. ``priority`` and
+        ``timeout`` (seconds, counted from the beginning of the block) are those of
         :func:`~fastapi_database.transaction`. On cancellation the unit is rolled back. After the block the session
         refuses to work. Each call is good for one block.
 
@@ -121,7 +123,9 @@ class CoreDatabase:
         2
         >>> db.close()
         """
-        return Begin(self._resources, owner=Named(_caller(), checked_priority(priority)))
+        return Begin(
+            self._resources, owner=Named(_caller(), checked_priority(priority)), timeout=checked_timeout(timeout)
+        )
 
     def released(self, session: Session | AsyncSession) -> Released:
         """Hold no connection while the block lasts: around a call of another service, a computation, a long wait.
@@ -203,14 +207,15 @@ class CoreDatabase:
 class Begin:
     """One unit of work outside a request; made by :meth:`CoreDatabase.begin`."""
 
-    def __init__(self, resources: Resources, *, owner: Named) -> None:
+    def __init__(self, resources: Resources, *, owner: Named, timeout: float | None) -> None:
         self._resources = resources
         self._owner = owner
+        self._timeout = timeout
         self._unit: Unit | None = None
 
     def __enter__(self) -> Session:
         self._refuse_twice()
-        self._unit = unit = self._resources.sync_unit(owner=self._owner, intent=Intent.WRITE)
+        self._unit = unit = self._resources.sync_unit(owner=self._owner, intent=Intent.WRITE, deadline=self._deadline())
         return unit.session
 
     def __exit__(
@@ -222,7 +227,9 @@ class Begin:
 
     async def __aenter__(self) -> AsyncSession:
         self._refuse_twice()
-        self._unit = unit = self._resources.async_unit(owner=self._owner, intent=Intent.WRITE)
+        self._unit = unit = self._resources.async_unit(
+            owner=self._owner, intent=Intent.WRITE, deadline=self._deadline()
+        )
         return unit.async_session
 
     async def __aexit__(
@@ -231,6 +238,9 @@ class Begin:
         if isinstance(self._unit, AsyncUnit):
             with _raising(error):
                 await self._unit.afinish(commit=error is None)
+
+    def _deadline(self) -> Deadline | None:
+        return None if self._timeout is None else Deadline.after(self._timeout)
 
     def _refuse_twice(self) -> None:
         if self._unit is not None:

@@ -11,6 +11,7 @@ from fastapi_database.core.queue import Owner, Ticket
 from fastapi_database.core.threads import Threads
 from fastapi_database.core.unit import AsyncUnit, Counters, Intent, Services, SyncUnit, Unit
 from fastapi_database.engines import dialect_for
+from fastapi_database.engines.deadlines import Deadline
 
 
 class Resources:
@@ -55,14 +56,18 @@ class Resources:
         self.counters.commits = self.counters.rollbacks = 0
         self.serving = False
 
-    def sync_unit(self, *, owner: Owner, intent: Intent, ticket: Ticket | None = None) -> SyncUnit:
+    def sync_unit(
+        self, *, owner: Owner, intent: Intent, ticket: Ticket | None = None, deadline: Deadline | None = None
+    ) -> SyncUnit:
         """Open a unit for a thread; that of a request brings its ``ticket``, and its COMMIT is always told."""
         on_success = nothing if ticket is None else let_result_stand
-        return SyncUnit(self._services, owner=owner, intent=intent, ticket=ticket, on_success=on_success)
+        return SyncUnit(
+            self._services, owner=owner, intent=intent, ticket=ticket, deadline=deadline, on_success=on_success
+        )
 
-    def async_unit(self, *, owner: Owner, intent: Intent) -> AsyncUnit:
+    def async_unit(self, *, owner: Owner, intent: Intent, deadline: Deadline | None = None) -> AsyncUnit:
         """Open a unit for a task; it takes its place at the first statement."""
-        return AsyncUnit(self._services, owner=owner, intent=intent)
+        return AsyncUnit(self._services, owner=owner, intent=intent, deadline=deadline)
 
     def opened(self, unit: Unit) -> bool:
         """Tell whether a unit is one of this ``Database``."""

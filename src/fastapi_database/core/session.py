@@ -54,6 +54,7 @@ class UnitSession(Session):
 
     def commit(self) -> None:
         self._check_context()
+        self.unit.refuse_if_abandoned()
         super().commit()
 
     def rollback(self) -> None:
@@ -100,7 +101,7 @@ def _refuse_after_the_end(session: UnitSession, transaction: SessionTransaction)
 
 @event.listens_for(UnitSession, "after_begin", insert=True)  # before a hook of the application
 def _note_the_begin(session: UnitSession, _transaction: SessionTransaction, connection: Connection) -> None:
-    session.unit.connected()
+    session.unit.connected(connection)
     if listens_to_begin(session):
         begin_now(connection)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import anyio
 from greenlet import greenlet
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.sql.expression import FunctionElement, SelectBase, TextClause
 
 from fastapi_database.core.admission import REFUSALS, Admission, admitted, refused
@@ -31,9 +31,11 @@ from fastapi_database.core.internals import (
     running_loop,
 )
 from fastapi_database.core.queue import Owner, Ticket
+from fastapi_database.engines.deadlines import Deadline
 from fastapi_database.engines.transactions import UnitEngine
 from fastapi_database.errors import (
     ConcurrentUse,
+    DeadlineExceeded,
     FastAPIDatabaseError,
     LoadOutsideSession,
     SessionReleased,
@@ -118,6 +120,10 @@ class Unit(ABC):
     _acknowledged = False
     """True once the database has acknowledged a COMMIT."""
     _cancelled = False
+    _abandoned = False
+    """True once nobody waits for the answer, and the statement that ran was cancelled."""
+    _connection: Connection | None = None
+    """What the transaction runs on, while one does."""
 
     def __init__(
         self,
@@ -126,12 +132,14 @@ class Unit(ABC):
         owner: Owner,
         intent: Intent,
         ticket: Ticket | None = None,
+        deadline: Deadline | None = None,
         on_success: Callable[[], None] = nothing,
     ) -> None:
         self.owner = owner
         self.intent = intent
         self._services = services
         self._ticket = ticket
+        self._deadline = deadline
         self._on_success = on_success
 
     @property
@@ -180,6 +188,8 @@ class Unit(ABC):
         """Give the engine for a statement, once this unit may use one. Every statement passes here."""
         self.refuse_if_ended()
         self.check_context()
+        if self._deadline is not None:
+            self._refuse_if_late(self._deadline)
         engine = self._engine
         if engine is None:
             engine = self._engine = self._begin(clause)
@@ -196,6 +206,15 @@ class Unit(ABC):
                 "the `with` block was left. Work that outlives it opens its own unit: `with db.begin() as session:` "
                 "(or `async with`), and takes ids with it, not objects"
             )
+        self.refuse_if_abandoned()
+
+    def refuse_if_abandoned(self) -> None:
+        """Raise :class:`UnitEnded` once the client has gone away."""
+        if self._abandoned:
+            raise UnitEnded(
+                f"the client of {self.owner} went away before it was answered, so nothing more is done for it: its "
+                "statement was cancelled and its unit of work is rolled back"
+            )
 
     def finish(self, *, commit: bool) -> None:
         """Commit or roll back, give the connection and then the place back, and die. A second call does nothing.
@@ -207,6 +226,8 @@ class Unit(ABC):
             return
         self._note_swallowed_refusal()
         try:
+            if commit and self._deadline is not None and self.needs_io:
+                self._note_if_late(self._deadline)
             if commit and self.fatal is None and not self._cancelled:
                 if self.needs_io:
                     self._commit()
@@ -226,9 +247,21 @@ class Unit(ABC):
         """Note that nobody waits for the answer any more: what has not been committed yet is rolled back."""
         self._cancelled = True
 
-    def connected(self) -> None:
+    async def interrupt(self) -> None:
+        """Cancel the statement that runs, in the database, and refuse the next: nobody waits for the answer.
+
+        The connection stays usable. Called again, it cancels what has slipped through between two statements.
+        """
+        self._abandoned = True
+        self.cancel()
+        connection = self._connection
+        if connection is not None:
+            await self._services.connections.interrupt(connection)
+
+    def connected(self, connection: Connection) -> None:
         """Note that the connection that was asked for has begun its transaction."""
         self._connected = True
+        self._connection = connection
 
     def end(self) -> None:
         """Refuse all further work, give the place back and forget the session. Talks to nothing.
@@ -262,7 +295,7 @@ class Unit(ABC):
 
     def transaction_ended(self) -> None:
         """Note that the connection went back to its pool: the next transaction chooses its engine anew."""
-        self._engine = None
+        self._engine = self._connection = None
         self.wrote = False
 
     def committed(self) -> None:
@@ -305,6 +338,7 @@ class Unit(ABC):
                 raise
 
     def _begin(self, clause: Any) -> UnitEngine:
+        deadline = self._deadline
         if self._releases:
             self.fatal = SessionReleased(
                 f"the session of {self.owner} was used inside `db.released(session)`, which has given its connection "
@@ -318,14 +352,29 @@ class Unit(ABC):
             if self._ticket is None:
                 self._ticket = self._claim(writer=writes)
             elif writes and not self._ticket.writer:
-                self._services.admission.upgrade_blocking(self._ticket)
-        except Unavailable as error:
+                self._services.admission.upgrade_blocking(self._ticket, deadline=deadline)
+        except (Unavailable, DeadlineExceeded) as error:
             self.fatal = error
             refused(error, owner=self.owner)
             raise
         admitted(self.owner)
+        self.refuse_if_abandoned()  # while it waited
         self.wrote = writes and _is_made_to_write(clause)
-        return engines.write if writes else engines.read
+        engine = engines.write if writes else engines.read
+        return engine if deadline is None else engine.until(deadline)
+
+    def _refuse_if_late(self, deadline: Deadline) -> None:
+        self._note_if_late(deadline)
+        if isinstance(self.fatal, DeadlineExceeded):
+            raise self.fatal
+
+    def _note_if_late(self, deadline: Deadline) -> None:
+        if self.fatal is None and not deadline.left:
+            self.fatal = DeadlineExceeded(
+                f"{self.owner} had {deadline.timeout:.2f} s for its unit of work, and they are over: nothing more is "
+                "sent to the database, and nothing is stored. Make it shorter, or raise timeout= of transaction() or "
+                "db.begin()"
+            )
 
     @abstractmethod
     def _base_engine(self) -> Engine: ...
@@ -347,7 +396,7 @@ class SyncUnit(Unit):
         return self._services.connections.sync_engine()
 
     def _claim(self, *, writer: bool) -> Ticket:
-        return self._services.admission.acquire_blocking(writer=writer, owner=self.owner)
+        return self._services.admission.acquire_blocking(writer=writer, owner=self.owner, deadline=self._deadline)
 
     def check_context(self) -> None:
         if running_loop() is not None and not self._services.allow_on_loop():
@@ -379,7 +428,8 @@ class AsyncUnit(Unit):
         return self._services.connections.async_engine().sync_engine
 
     def _claim(self, *, writer: bool) -> Ticket:
-        return await_only(self._services.admission.acquire_async(writer=writer, owner=self.owner))
+        admission = self._services.admission
+        return await_only(admission.acquire_async(writer=writer, owner=self.owner, deadline=self._deadline))
 
     def end(self) -> None:
         super().end()

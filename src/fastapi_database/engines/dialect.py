@@ -96,6 +96,10 @@ class Dialect(ABC):
         """Tell without a round trip whether an idle connection is still open at the other end."""
 
     @abstractmethod
+    async def interrupt(self, driver_connection: Any) -> None:
+        """Have the database end the statement that runs on a connection, from outside; nothing where none runs."""
+
+    @abstractmethod
     def address(self) -> tuple[str, int] | str | None:
         """Host and port, or the path of a file or socket; None where there is nothing outside the process."""
 

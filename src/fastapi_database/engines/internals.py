@@ -3,22 +3,34 @@
 Seen in SQLAlchemy 2.0.50 to 2.0.58 and 2.1.0 to 2.1.9, and in asyncpg 0.30 to 0.32. Each detail has a test in
 ``tests/core/test_internals.py``.
 
+* ``asyncio._get_running_loop``, ``sqlalchemy.util.await_only`` and ``__sqlalchemy_greenlet_provider__``: see
+  ``core/internals.py``.
 * ``sqlalchemy.engine.base.OptionEngine``: the class of what ``Engine.execution_options()`` makes, an engine that shares
   the pool, the dialect, the cache and the listeners of another one.
 * ``Engine.dialect``, whose class can be exchanged for a subclass before the engine is used: ``create_engine`` takes the
   class from the URL alone. What is overridden are documented methods of ``Dialect``.
 * ``DefaultDialect._on_connect_isolation_level``: the isolation level that ``create_engine`` was given, or None.
 * ``asyncpg.Connection._transport``: asyncpg has no public way to the socket of a connection.
+* ``asyncpg.Connection._cancel``: how asyncpg cancels a statement; in public only together with the task that awaits it.
+* ``aiosqlite.Connection._conn``: the connection of ``sqlite3`` behind it.
 """
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
+from greenlet import getcurrent
 from sqlalchemy.engine import Engine
 from sqlalchemy.engine.base import OptionEngine
+from sqlalchemy.util import await_only
 
-__all__ = ["OptionEngine"]
+__all__ = ["OptionEngine", "await_only"]
+
+
+def in_greenlet() -> bool:
+    """Tell whether this code runs in SQLAlchemy's greenlet, where something can be awaited."""
+    return bool(getattr(getcurrent(), "__sqlalchemy_greenlet_provider__", False))
 
 
 def asked_isolation_level(engine: Engine) -> str | None:
@@ -32,3 +44,18 @@ def asyncpg_socket(connection: Any) -> int | None:
     """Give the descriptor of an asyncpg connection's socket, or None when it has none any more."""
     socket = connection._transport.get_extra_info("socket")
     return None if socket is None else int(socket.fileno())
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Give the event loop that runs in this thread, or None."""
+    return asyncio._get_running_loop()
+
+
+async def cancel_asyncpg(connection: Any) -> None:
+    """Have the server cancel what an asyncpg connection runs, as asyncpg does it for a task that was cancelled."""
+    await connection._cancel(asyncio.get_running_loop().create_future())
+
+
+def sqlite3_connection(driver_connection: Any) -> Any:
+    """Give the connection of ``sqlite3``, where it stands behind aiosqlite's."""
+    return getattr(driver_connection, "_conn", driver_connection)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import importlib.util
+import inspect
 import math
 import os
 import re
@@ -18,7 +20,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 
 from fastapi_database.config import Limits
 from fastapi_database.engines.dialect import Dialect, UnitEngines
-from fastapi_database.engines.internals import asked_isolation_level, asyncpg_socket
+from fastapi_database.engines.internals import asked_isolation_level, asyncpg_socket, cancel_asyncpg
 from fastapi_database.engines.late import LateTransactions, LateUnitEngine, leave_autocommit
 from fastapi_database.engines.pooler import SWITCH, UNPREPARED, PooledTransactions, refuse_start_up_parameters
 from fastapi_database.engines.transactions import ABORTED, Transactions, UnitEngine, unit_transaction
@@ -132,6 +134,15 @@ class PostgreSQL(Dialect):
         late = asked_isolation_level(engine) is None and not self.pooled
         read = LateUnitEngine if late else UnitEngine
         return UnitEngines(read=read(engine), write=UnitEngine(engine))
+
+    async def interrupt(self, driver_connection: Any) -> None:
+        async with asyncio.timeout(_INTERRUPT_TIMEOUT):
+            if hasattr(driver_connection, "is_closed"):  # asyncpg
+                await cancel_asyncpg(driver_connection)
+            elif inspect.iscoroutinefunction(getattr(driver_connection, "cancel_safe", None)):
+                await driver_connection.cancel_safe(timeout=_INTERRUPT_TIMEOUT)
+            else:
+                await asyncio.to_thread(_interrupt, driver_connection)
 
     def looks_alive(self, driver_connection: Any) -> bool:
         if hasattr(driver_connection, "is_closed"):  # asyncpg
@@ -264,8 +275,15 @@ def _checked_asyncpg_connection() -> type[Any]:
     return CheckedConnection
 
 
+def _interrupt(connection: Any) -> None:
+    if hasattr(connection, "cancel_safe"):
+        connection.cancel_safe(timeout=_INTERRUPT_TIMEOUT)
+    else:  # psycopg2
+        connection.cancel()
+
+
 class PostgreSQLTransactions(LateTransactions):
-    """Asks the server about the transaction."""
+    """Asks the server about the transaction, and tells it how long its statements may take."""
 
     def has_written(self, connection: Connection) -> bool:
         """Ask whether the transaction was given a number: it is with its first write, or lock of a row.
@@ -276,6 +294,12 @@ class PostgreSQLTransactions(LateTransactions):
         if transaction is not None and transaction.late:
             return False
         return bool(connection.exec_driver_sql("SELECT pg_current_xact_id_if_assigned() IS NOT NULL").scalar())
+
+    def limit_statements(self, connection: Connection, seconds: float) -> None:
+        cursor = connection.connection.cursor()
+        place = "$1" if self.paramstyle == "numeric_dollar" else "%s"
+        cursor.execute(f"SELECT set_config('statement_timeout', {place}, true)", (str(milliseconds(seconds)),))
+        cursor.close()
 
 
 class AsyncpgTransactions(PostgreSQLTransactions):
@@ -310,5 +334,6 @@ class PooledAsyncpgTransactions(PooledTransactions, AsyncpgTransactions):
     """Both."""
 
 
+_INTERRUPT_TIMEOUT = 2.0  # seconds to reach the server with a request to cancel
 # PQTRANS_IDLE and PQTRANS_INERROR: https://www.postgresql.org/docs/current/libpq-status.html
 _IDLE, _INERROR = 0, 3

@@ -19,6 +19,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 
 from fastapi_database.config import LOCK_TIMEOUT, Limits, Settings
 from fastapi_database.engines.dialect import Dialect, UnitEngines
+from fastapi_database.engines.internals import sqlite3_connection
 from fastapi_database.engines.on_loop import PlainConnection
 from fastapi_database.engines.shapes import Shapes
 from fastapi_database.engines.transactions import Transactions, UnitEngine, unit_transaction
@@ -152,6 +153,9 @@ class SQLite(Dialect):
             write=UnitEngine(engine, begin="BEGIN IMMEDIATE"),
         )
 
+    async def interrupt(self, driver_connection: Any) -> None:
+        sqlite3_connection(driver_connection).interrupt()
+
     def looks_alive(self, driver_connection: Any) -> bool:
         return True
 
@@ -206,6 +210,13 @@ class SQLiteTransactions(Transactions):
 
     What is read before would be outside, which breaks savepoints and consistent reading.
     """
+
+    limits_one_statement = True
+
+    def limit_statements(self, connection: Connection, seconds: float) -> None:
+        driver_connection = sqlite3_connection(connection.connection.driver_connection)
+        if isinstance(driver_connection, ClosingConnection):  # the application may have a factory of its own
+            driver_connection.watchdog.limit = seconds
 
     def do_begin(self, dbapi_connection: PoolProxiedConnection) -> None:
         connection: Any = dbapi_connection  # behind the pool's proxy is a driver's connection

@@ -20,7 +20,9 @@ from sqlalchemy import event
 from sqlalchemy import exc as sa
 from sqlalchemy.engine import Connection, Dialect, Engine, ExceptionContext, ExecutionContext
 
+from fastapi_database.engines.deadlines import Deadline, keep
 from fastapi_database.engines.internals import OptionEngine
+from fastapi_database.engines.interruption import Interruption
 from fastapi_database.errors import SCHEMA_MISMATCH, TransactionAborted, problem_for, sqlstate
 
 if TYPE_CHECKING:
@@ -61,6 +63,9 @@ class UnitTransaction:
     """Whether a statement failed, outside the savepoints that were rolled back since."""
     savepoints: list[tuple[str, bool]] = field(default_factory=list[tuple[str, bool]])
     """The open savepoints, each with what ``failed`` was before it."""
+    deadline: Deadline | None = None
+    """When the unit's time is over. What the database is told of it is told inside of the transaction."""
+    interruption: Interruption = field(default_factory=Interruption)
 
 
 class UnitEngine(OptionEngine):
@@ -69,19 +74,26 @@ class UnitEngine(OptionEngine):
     late: ClassVar[bool] = False
     """Whether its transactions may begin late: ``engines/late.py``."""
 
-    def __init__(self, engine: Engine, *, begin: str = "", **options: Any) -> None:
+    def __init__(self, engine: Engine, *, begin: str = "", deadline: Deadline | None = None, **options: Any) -> None:
         super().__init__(engine, options)
         self._begin_with = begin
+        self._deadline = deadline
 
     def raw_connection(self) -> PoolProxiedConnection:
         """Take a connection from the pool for a unit; SQLAlchemy also does so for a connection that was invalidated."""
         connection = super().raw_connection()
-        connection.info[_TRANSACTION] = UnitTransaction(self._begin_with)
+        connection.info[_TRANSACTION] = UnitTransaction(self._begin_with, deadline=self._deadline)
         return connection
 
     def execution_options(self, **options: Any) -> UnitEngine:
         """Make an engine with more options, whose connections know of the unit as well."""
-        return UnitEngine(self, begin=self._begin_with, **options)
+        return UnitEngine(self, begin=self._begin_with, deadline=self._deadline, **options)
+
+    def until(self, deadline: Deadline) -> UnitEngine:
+        """Make an engine for one unit of work whose time is limited."""
+        engine = UnitEngine(self, begin=self._begin_with, deadline=deadline)
+        keep(engine, deadline)
+        return engine
 
 
 @dataclass(slots=True)
@@ -100,6 +112,11 @@ class Transactions(Dialect):
     """Goes before the class of SQLAlchemy's dialect, see :func:`watch`."""
 
     last_answer: LastAnswer
+    limits_one_statement = False
+    """Whether :meth:`limit_statements` is about the next statement only."""
+
+    def limit_statements(self, connection: Connection, seconds: float) -> None:
+        """Have the database end statements of the running transaction that take longer from now on."""
 
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
         super().do_execute(cursor, statement, parameters, context)
@@ -185,7 +202,9 @@ def unit_transaction(connection: Connection | PoolProxiedConnection) -> UnitTran
 
 def returned(entry: ConnectionPoolEntry) -> None:
     """Forget the unit that had taken a connection: it is back in its pool."""
-    entry.info.pop(_TRANSACTION, None)
+    transaction: UnitTransaction | None = entry.info.pop(_TRANSACTION, None)
+    if transaction is not None:
+        transaction.interruption.give_back()
 
 
 @functools.cache

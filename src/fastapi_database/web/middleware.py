@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any, Protocol
 
@@ -12,7 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from fastapi_database.core.admission import REFUSALS, Refusals
 from fastapi_database.core.cancellation import ThreadsFirst
 from fastapi_database.web import internals, problems
-from fastapi_database.web.units import SCOPE_KEY, RequestUnits
+from fastapi_database.web.clients import Client
+from fastapi_database.web.units import SAFE_METHODS, SCOPE_KEY, RequestUnits
 
 logger = logging.getLogger("fastapi_database")
 
@@ -75,6 +77,10 @@ class _Conversation:
         self._units: RequestUnits = scope.setdefault(SCOPE_KEY, RequestUnits(scope))
         self._request = ThreadsFirst(self._call(), holds=self._units.has_sync_session)
         self.refusals = Refusals(on_first=self._units.watch)
+        self._giving_up: asyncio.Task[None] | None = None
+        if self._outermost and scope.get("method") in SAFE_METHODS:
+            client = self._units.client = Client(receive, on_leaving=self._give_up)
+            self._receive = client.receive
 
     async def run(self) -> None:
         units = self._units
@@ -96,7 +102,19 @@ class _Conversation:
                     await units.abandon()
             finally:
                 if self._outermost:
+                    if units.client is not None:
+                        units.client.close()
+                    if self._giving_up is not None:
+                        self._giving_up.cancel()
                     units.close()
+
+    def _give_up(self) -> None:
+        """Cancel what the database does for a client that has gone away; what it asked for is over then."""
+        units = self._units
+        if not self._started and (units.pending or not units.units):  # without one it waits for its turn
+            units.gone = True
+            logger.warning("%s: its client went away; what it asked the database for is cancelled", units)
+            self._giving_up = asyncio.get_running_loop().create_task(units.interrupt())
 
     async def _call(self) -> None:
         await self._app(self._scope, self._receive, self._forward)

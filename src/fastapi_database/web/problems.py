@@ -60,6 +60,9 @@ async def answer(connection: Request | WebSocket, error: Exception) -> JSONRespo
 
 
 def _log(connection: Request | WebSocket, error: Exception, status: int) -> None:
+    units: RequestUnits | None = connection.scope.get(SCOPE_KEY)
+    if units is not None and units.gone:  # nobody reads it, and a line says so already
+        return
     method = connection.scope.get("method", "WebSocket")
     where = f"{method} {internals.route_path(connection.scope)}"
     if status == 500:

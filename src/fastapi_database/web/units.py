@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 from collections.abc import MutableMapping
@@ -12,8 +13,10 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from fastapi_database.core.resources import Resources
 from fastapi_database.core.unit import AsyncUnit, Intent, Kind, SyncUnit, Unit, commits
+from fastapi_database.engines.deadlines import Deadline
 from fastapi_database.errors import MixedSessions, UnitEnded
 from fastapi_database.web import internals
+from fastapi_database.web.clients import Client
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("fastapi_database")
 
+_INTERRUPT_AGAIN = 0.25  # seconds: a statement may have begun just when the one before was cancelled
 SCOPE_KEY = "fastapi_database"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 """Methods that ask for nothing to change: https://www.rfc-editor.org/rfc/rfc9110#name-safe-methods"""
@@ -29,7 +33,7 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 class RequestUnits:
     """Opens the request's units, and finishes them together."""
 
-    __slots__ = ("_scope", "_watched", "error", "finished", "units")
+    __slots__ = ("_scope", "_watched", "client", "error", "finished", "gone", "units")
 
     def __init__(self, scope: MutableMapping[str, Any]) -> None:
         self._scope = scope
@@ -37,6 +41,10 @@ class RequestUnits:
         self.error: BaseException | None = None
         """What left the endpoint or a dependency, or ended the request."""
         self.finished = False
+        self.client: Client | None = None
+        """The client of a request that may be given up when it goes away."""
+        self.gone = False
+        """Whether it has."""
         self._watched = False
 
     @property
@@ -74,10 +82,13 @@ class RequestUnits:
         if unit is None:
             intent = self._intent()
             self._refuse_late()
+            self._watch_client()
             writer = intent is Intent.WRITE
-            ticket = await resources.admission.acquire_async(writer=writer, owner=self)
+            deadline = self._deadline()
+            ticket = await resources.admission.acquire_async(writer=writer, owner=self, deadline=deadline)
             try:
-                unit = resources.sync_unit(owner=self, intent=intent, ticket=ticket)
+                self._refuse_gone()
+                unit = resources.sync_unit(owner=self, intent=intent, ticket=ticket, deadline=deadline)
             except BaseException:
                 resources.admission.release(ticket)
                 raise
@@ -93,8 +104,11 @@ class RequestUnits:
         unit = self.units.get(resources)
         if unit is None:
             self._refuse_late()
+            self._refuse_gone()
+            self._watch_client()
             self.watch()
-            unit = self.units[resources] = resources.async_unit(owner=self, intent=self._intent())
+            unit = resources.async_unit(owner=self, intent=self._intent(), deadline=self._deadline())
+            self.units[resources] = unit
             return unit.async_session
         if not isinstance(unit, AsyncUnit):
             raise self._mixed()
@@ -151,6 +165,7 @@ class RequestUnits:
         Whoever keeps a session is told that it has ended. Cycles would wait for the garbage collector.
         """
         self.finished = True
+        self.client = None
         self._scope = internals.name_of(self._scope)
         self.units.clear()
 
@@ -158,6 +173,13 @@ class RequestUnits:
         """Roll back what is left when a request ends without an answer. Not interrupted by a cancellation."""
         with anyio.CancelScope(shield=True):
             await self.finish(commit=False)
+
+    async def interrupt(self) -> None:
+        """Cancel what runs for a client that has gone away, until nothing does any more."""
+        while units := [unit for unit in self.units.values() if not unit.ended]:
+            for unit in units:
+                await unit.interrupt()
+            await asyncio.sleep(_INTERRUPT_AGAIN)
 
     def watch(self) -> None:
         """From now on, note the exception that leaves the endpoint."""
@@ -175,6 +197,18 @@ class RequestUnits:
         if isinstance(error, Exception) and internals.exception_handler(self._scope, error) is None:
             return False  # nobody answered it: this is not the error the endpoint meant
         return commits(status=status, failed=self.failed, commit_on=options.commit_on)
+
+    def _deadline(self) -> Deadline | None:
+        timeout = internals.options_of(self._scope.get("endpoint")).timeout
+        return None if timeout is None else Deadline.after(timeout)
+
+    def _watch_client(self) -> None:
+        if self.client is not None:
+            self.client.watch()
+
+    def _refuse_gone(self) -> None:
+        if self.gone:
+            raise UnitEnded(f"the client of {self} went away before it was answered: nothing is done for it")
 
     def _refuse_late(self) -> None:
         if self.finished:
