@@ -22,6 +22,7 @@ from typing import Any
 import aiosqlite
 from aiosqlite.context import contextmanager
 
+from fastapi_database.engines.internals import running_loop
 from fastapi_database.engines.on_loop import ROWS, OnLoop
 from fastapi_database.engines.shapes import Shape, Shapes
 
@@ -130,6 +131,8 @@ class Connection(aiosqlite.Connection):
         self._thread.daemon = True  # as SQLAlchemy has it: a process ends without closing
         self.on_loop = OnLoop(shapes)
         self._tx: Any = _Errands(self._tx, self.on_loop, self._opening)
+        self._stopping = False
+        self._stopped: asyncio.Future[Any] | None = None
 
     @property
     def raw(self) -> sqlite3.Connection:
@@ -142,10 +145,25 @@ class Connection(aiosqlite.Connection):
         return Cursor(self, self._conn.cursor())
 
     def stop(self) -> asyncio.Future[Any] | None:
-        """End the thread, and close what it opened after nobody waited for it any more."""
-        if self._connection is None:
-            self._tx.put_nowait((None, self._opening.close))
-        return super().stop()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        """End the thread, and close what it opened after nobody waited for it any more.
+
+        A second call gives what the first gave: the thread that has ended would never answer it. SQLAlchemy makes one
+        when closing is cancelled, and the close that goes on makes another.
+        """
+        if not self._stopping:
+            self._stopping = True
+            if self._connection is None:
+                self._tx.put_nowait((None, self._opening.close))  # pyright: ignore[reportUnknownMemberType]
+            self._stopped = super().stop()  # pyright: ignore[reportUnknownMemberType]
+        stopped = self._stopped
+        return stopped if stopped is not None and stopped.get_loop() is running_loop() else None
+
+    async def close(self) -> None:
+        """Close, or wait until the thread has closed where it was told to already."""
+        if not self._stopping:
+            await super().close()
+        elif (stopped := self.stop()) is not None:
+            await stopped
 
     async def commit(self) -> None:
         """Commit."""
