@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import pytest
 from fastapi import Depends, FastAPI
 from fastapi.testclient import TestClient
-from sqlalchemy import ForeignKey, exc, text
+from sqlalchemy import ForeignKey, exc, make_url, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 
@@ -23,6 +23,7 @@ from docs.error_table import leaves
 from fastapi_database import Database, errors
 from fastapi_database.errors import FastAPIDatabaseError
 from support.postgres import PostgreSQL
+from support.proxy import answers, proxied
 
 
 class Base(DeclarativeBase):
@@ -207,6 +208,13 @@ def deadline_exceeded() -> None:
         session.execute(text("SELECT 1"))
 
 
+def outcome_unknown(postgresql: PostgreSQL, postgresql_url: str) -> None:
+    with proxied(postgresql.port) as proxy, closing(Database(make_url(postgresql_url).set(port=proxy.port))) as db:
+        proxy.fail(answers("COMMIT"))
+        with db.begin() as session:
+            session.execute(text("CREATE TABLE t (id INT)"))
+
+
 def queue_full() -> None:
     with closing(Database("sqlite://", max_connections=1, max_waiting=0)) as db, db.begin() as session:
         session.execute(text("SELECT 1"))
@@ -275,6 +283,7 @@ RAISED: dict[type[FastAPIDatabaseError], tuple[Callable[..., None], str, str]] =
     errors.SessionFeature: (session_feature, "SET search_path TO other", "Write SET LOCAL"),
     errors.TransactionAborted: (transaction_aborted, "COMMIT", r"session\.begin_nested\(\)"),
     errors.DeadlineExceeded: (deadline_exceeded, r"had 0\.01 s for its unit of work", "raise timeout="),
+    errors.OutcomeUnknown: (outcome_unknown, "between COMMIT and its answer", "Look for what it was to store"),
     errors.QueueFull: (queue_full, "0 requests wait for one of 1 connections", "max_waiting"),
     errors.QueueShed: (
         queue_shed,

@@ -27,6 +27,7 @@ FastAPIDatabaseError
 │   └── SessionFeature                 session-feature
 ├── TransactionAborted                 transaction-aborted
 ├── DeadlineExceeded                   deadline-exceeded
+├── OutcomeUnknown                     outcome-unknown
 └── Unavailable                        the database can not serve now: answered with 503
     ├── QueueFull                      queue-full
     ├── QueueShed                      queue-shed
@@ -224,6 +225,15 @@ class DeadlineExceeded(FastAPIDatabaseError):
     title = "The time for this request was over"
 
 
+class OutcomeUnknown(FastAPIDatabaseError):
+    """The connection was lost between COMMIT and its answer: whether the transaction is stored is not known."""
+
+    # 500, without Retry-After. 503 and 502, 504 say "try again" to clients and proxies, and many do so by themselves:
+    # what is stored already would be stored twice. https://www.rfc-editor.org/rfc/rfc9110#section-9.2.2
+    code = "outcome-unknown"
+    title = "Whether this was stored is not known"
+
+
 class Unavailable(FastAPIDatabaseError):
     """The database can not serve this request now; a later one may succeed."""
 
@@ -355,6 +365,15 @@ SQLITE_CODE: Mapping[int, Problem] = {
 }
 
 _CONNECTION_GONE = "8s2b"  # the transaction's connection was lost before: https://sqlalche.me/e/20/8s2b
+
+
+def connection_lost(message: str) -> sa.PendingRollbackError:
+    """Make the error SQLAlchemy itself raises when a transaction is used whose connection was lost.
+
+    >>> problem_for(connection_lost("the server had ended the connection")).code
+    'connection-lost'
+    """
+    return sa.PendingRollbackError(message, code=_CONNECTION_GONE)
 
 
 def problem_for(error: BaseException, *, metadata: Iterable[MetaData] = ()) -> Problem:

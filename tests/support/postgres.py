@@ -148,6 +148,11 @@ class LocalServer(PostgreSQL):
         self._process: tuple[int, str] | None = None  # still there after a kill
 
     @property
+    def prepared(self) -> "Prepared":
+        """What it was copied from; a server made of the same has the same users and passwords."""
+        return self._prepared
+
+    @property
     def pid(self) -> int | None:
         """The server's first process, or None while it is down."""
         if self._process is None:

@@ -141,6 +141,10 @@ class Proxy:
         """Have every new connection meet a fault as soon as it is made, until the next call."""
         self._fault = fault
 
+    def lead_to(self, port: int) -> None:
+        """Have new connections lead to another server; those that are open stay where they are."""
+        self._target = self._target[0], port
+
     def end_all(self, fault: Fault = Fault.RESET) -> int:
         """Have every open connection meet a fault now; the answer is how many."""
 

@@ -52,6 +52,22 @@ def swallowed_in_a_savepoint(session: Session) -> None:
         session.execute(text("SELECT 1"))
 
 
+def swallowed_in_a_flush(session: Session) -> None:
+    session.add(Note(text="b"))
+    with suppress(Exception):
+        session.flush()
+
+
+def swallowed_in_a_flush_and_used_again(session: Session) -> None:
+    swallowed_in_a_flush(session)
+    session.execute(text("SELECT 1"))
+
+
+def swallowed_in_a_flush_and_added_to(session: Session) -> None:
+    swallowed_in_a_flush(session)
+    session.add(Note(text="c"))
+
+
 def raised(session: Session) -> None:
     session.execute(text("SELECT 1"))
 
@@ -60,7 +76,18 @@ def found_by_commit(session: Session) -> None: ...
 
 
 @pytest.mark.parametrize("routes", ROUTERS)
-@pytest.mark.parametrize("use", [swallowed, swallowed_in_a_savepoint, raised, found_by_commit])
+@pytest.mark.parametrize(
+    "use",
+    [
+        swallowed,
+        swallowed_in_a_savepoint,
+        swallowed_in_a_flush,
+        swallowed_in_a_flush_and_used_again,
+        swallowed_in_a_flush_and_added_to,
+        raised,
+        found_by_commit,
+    ],
+)
 def test_a_connection_lost_before_the_commit_is_503_and_nothing_is_stored(
     case: tuple[Kind, Database], kill: Callable[[Session], None], use: Callable[[Session], None], routes: str
 ) -> None:

@@ -24,6 +24,7 @@ from sqlalchemy.engine import URL, Connection, Engine
 
 from fastapi_database.config import ENGINE_OPTIONS, Settings, refuse_unknown_dialect_options
 from fastapi_database.core.admission import refused
+from fastapi_database.core.demotion import Demotion
 from fastapi_database.core.internals import (
     AsyncClosablePool,
     ClosablePool,
@@ -33,6 +34,7 @@ from fastapi_database.core.internals import (
     opened,
     running_loop,
 )
+from fastapi_database.core.outages import Outages
 from fastapi_database.engines import Dialect, UnitEngines
 from fastapi_database.engines.transactions import LastAnswer, returned, unit_transaction, watch
 from fastapi_database.engines.values import hide_values
@@ -69,6 +71,8 @@ class Connections:
         self._guards: dict[asyncio.AbstractEventLoop, AsyncGenerator[None]] = {}
         self._leaving: list[ClosablePool] = []
         self._units: dict[Engine, UnitEngines] = {}
+        self._outages = Outages(dialect)
+        self._demotion = Demotion(dialect)
         self._options_of: dict[str, set[str]] = {driver: _option_names(dialect, driver) for driver in dialect.drivers}
         known = {name for names in self._options_of.values() for name in names}
         refuse_unknown_dialect_options(settings.engine_options, known)
@@ -226,6 +230,7 @@ class Connections:
     def begin_anew(self) -> None:
         """Forget, in a forked child, every connection without closing it; the sync engine keeps its listeners."""
         self._lock = threading.RLock()
+        self._outages = Outages(self.dialect)
         pools = self._pools()
         taken = [connection for pool in pools for connection in pool.abandon()]
         self._inherited += [*taken, *self._async.values(), *self._guards.values(), *self._leaving]
@@ -260,28 +265,27 @@ class Connections:
             hide_values(engine)
         watch(engine, self.dialect.transactions(engine.dialect.driver), self.last_answer)
         self._units[engine] = self.dialect.unit_engines(engine)
+        event.listen(engine, "handle_error", self._demotion.listen)
         event.listen(engine, "do_connect", self._connect)
         event.listen(engine, "checkin", _checked_in_at)
         event.listen(engine, "checkout", self._checker(engine.dialect))
         self.dialect.listen(engine)  # after the look whether a connection that is lent is still alive
 
-    def _connect(self, dialect: Any, _record: object, args: tuple[Any, ...], arguments: dict[str, Any]) -> Any:
+    def _connect(self, dialect: Any, record: Any, args: tuple[Any, ...], arguments: dict[str, Any]) -> Any:
         """Open a connection within the limit, with errors a person can act on."""
         if self._refuses is not None:
             raise self._refuses
         self._make_room(asynchronous=dialect.is_async)
         try:
-            complete = self.dialect.connect_arguments(dialect.driver, arguments)
-            connection = dialect.connect(*args, **complete)
-        except FastAPIDatabaseError:
+            with self._outages.attempt():
+                complete = self.dialect.connect_arguments(dialect.driver, arguments)
+                connection = dialect.connect(*args, **complete)
+        except Unavailable as error:
+            refused(error)
             raise
-        except Exception as error:  # noqa: BLE001 - drivers raise anything: OSError, their own, TimeoutError
-            # `from None`: the original could carry the connection string; the message has what is needed.
-            unreachable = self.dialect.connect_error(error)
-            if isinstance(unreachable, Unavailable):
-                refused(unreachable)
-            raise unreachable from None
         opened(connection)
+        if record is not None:
+            self._demotion.trust(record.info)
         return connection
 
     def _make_room(self, *, asynchronous: bool) -> None:
@@ -341,6 +345,7 @@ class Connections:
                 raise sa.DisconnectionError("the server had closed this idle connection")
             if time.monotonic() - returned > PING_AFTER and not _answers(dialect, dbapi_connection):
                 raise sa.DisconnectionError("this idle connection no longer answered")
+            self._demotion.check(dialect, dbapi_connection, record.info)
 
         return check
 

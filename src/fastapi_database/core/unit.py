@@ -32,7 +32,7 @@ from fastapi_database.core.internals import (
 )
 from fastapi_database.core.queue import Owner, Ticket
 from fastapi_database.engines.deadlines import Deadline
-from fastapi_database.engines.transactions import UnitEngine
+from fastapi_database.engines.transactions import UNKNOWN, UnitEngine, UnitTransaction, unit_transaction
 from fastapi_database.errors import (
     ConcurrentUse,
     DeadlineExceeded,
@@ -124,6 +124,8 @@ class Unit(ABC):
     """True once nobody waits for the answer, and the statement that ran was cancelled."""
     _connection: Connection | None = None
     """What the transaction runs on, while one does."""
+    _transaction: UnitTransaction | None = None
+    """What the connection of the last transaction knows of it."""
 
     def __init__(
         self,
@@ -262,6 +264,12 @@ class Unit(ABC):
         """Note that the connection that was asked for has begun its transaction."""
         self._connected = True
         self._connection = connection
+        self._transaction = unit_transaction(connection)
+
+    @property
+    def lost(self) -> bool:
+        """Whether the connection was lost in the last transaction."""
+        return self._transaction is not None and self._transaction.lost
 
     def end(self) -> None:
         """Refuse all further work, give the place back and forget the session. Talks to nothing.
@@ -297,6 +305,10 @@ class Unit(ABC):
         """Note that the connection went back to its pool: the next transaction chooses its engine anew."""
         self._engine = self._connection = None
         self.wrote = False
+        if self._transaction is not None and self._transaction.committing:
+            logger.error(
+                "%s lost its connection, or was cancelled, between COMMIT and its answer: %s", self.owner, UNKNOWN
+            )
 
     def committed(self) -> None:
         """Count a COMMIT."""

@@ -40,6 +40,8 @@ class Dialect(ABC):
     """True where the database lets only one transaction write at a time."""
     locks_by_process: ClassVar[bool] = False
     """True where the driver keeps its locks by process, so that a forked child must not have a copy of a connection."""
+    remote: ClassVar[bool] = True
+    """True where connections go to a server, which many who come at once can run over."""
     question: ClassVar[str] = "SELECT 1"
     """The cheapest statement that only a database in working order answers."""
 
@@ -94,6 +96,14 @@ class Dialect(ABC):
     @abstractmethod
     def looks_alive(self, driver_connection: Any) -> bool:
         """Tell without a round trip whether an idle connection is still open at the other end."""
+
+    def is_read_only(self, error: BaseException) -> bool:
+        """Tell whether a driver's error says that the server, or the transaction, takes no writes."""
+        return False
+
+    def may_write(self, dbapi_connection: Any) -> bool:
+        """Ask a connection that is in no transaction whether it takes writes."""
+        return True
 
     @abstractmethod
     async def interrupt(self, driver_connection: Any) -> None:

@@ -22,13 +22,26 @@ from fastapi_database.config import Limits
 from fastapi_database.engines.dialect import Dialect, UnitEngines
 from fastapi_database.engines.internals import asked_isolation_level, asyncpg_socket, cancel_asyncpg
 from fastapi_database.engines.late import LateTransactions, LateUnitEngine, leave_autocommit
+from fastapi_database.engines.outcome import Outcome, outcome_of_commit
 from fastapi_database.engines.pooler import SWITCH, UNPREPARED, PooledTransactions, refuse_start_up_parameters
 from fastapi_database.engines.transactions import ABORTED, Transactions, UnitEngine, unit_transaction
-from fastapi_database.errors import FastAPIDatabaseError, InvalidURL, LoginRefused, Unreachable
+from fastapi_database.errors import (
+    FastAPIDatabaseError,
+    InvalidURL,
+    LoginRefused,
+    Unreachable,
+    connection_lost,
+)
 
-CONNECT_TIMEOUT = 5
-"""Seconds to wait for a connection. libpq waits as long as the system does (minutes), asyncpg 60 s;
-a request that waits longer than its place in the queue may take helps nobody."""
+CONNECT_TIMEOUT = 2
+"""Seconds to wait for a connection. libpq waits as long as the system does (minutes), asyncpg 60 s. A server that is
+there answers in milliseconds; the requests that meet one that is not are told so after this time, and a URL with
+several hosts goes on to the next one. 2 is the least that libpq takes."""
+
+LOST_BEFORE_COMMIT = (
+    "The server had ended this transaction's connection before COMMIT was sent: nothing is stored, and trying again is "
+    "safe. The server's log has the reason"
+)
 
 SYNC_DRIVERS = {"psycopg": "psycopg", "psycopg2": "psycopg2"}
 ASYNC_DRIVERS = {"asyncpg": "asyncpg", "psycopg": "psycopg"}
@@ -60,6 +73,7 @@ _LIBPQ_ONLY = re.compile(
 _WRONG_PARAMETERS = {"ProgrammingError", "ValueError", "TypeError", "ClientConfigurationError"}
 _AUTHENTICATION = {"28000", "28P01", "3D000"}
 _UNKNOWN_PARAMETER = "42704"
+_READ_ONLY = "25006"
 
 
 class PostgreSQL(Dialect):
@@ -145,14 +159,22 @@ class PostgreSQL(Dialect):
                 await asyncio.to_thread(_interrupt, driver_connection)
 
     def looks_alive(self, driver_connection: Any) -> bool:
-        if hasattr(driver_connection, "is_closed"):  # asyncpg
-            if driver_connection.is_closed():
-                return False
-            descriptor = asyncpg_socket(driver_connection)
-            return descriptor is not None and not _readable(descriptor)
-        if driver_connection.closed:
-            return False
-        return not _readable(driver_connection.fileno())
+        descriptor = _descriptor(driver_connection)
+        return descriptor is not None and not _readable(descriptor)
+
+    def is_read_only(self, error: BaseException) -> bool:
+        return getattr(error, "sqlstate", None) == _READ_ONLY
+
+    def may_write(self, dbapi_connection: Any) -> bool:
+        cursor = dbapi_connection.cursor()
+        try:
+            # Of a new transaction: "on" on a standby, and where default_transaction_read_only is set.
+            cursor.execute("SHOW transaction_read_only")
+            (read_only,) = cursor.fetchone()
+        finally:
+            cursor.close()
+            dbapi_connection.rollback()
+        return bool(read_only == "off")
 
     def address(self) -> tuple[str, int] | str | None:
         host = _first(self.url.host or self.url.query.get("host")) or "localhost"
@@ -196,6 +218,31 @@ def _first(several: str | tuple[str, ...] | None) -> str:
 
 def _missing(module: str) -> bool:
     return importlib.util.find_spec(module) is None
+
+
+def _descriptor(driver_connection: Any) -> int | None:
+    """Give the descriptor of a connection's socket, or None when the driver knows that it has none any more."""
+    if _closed(driver_connection):
+        return None
+    if hasattr(driver_connection, "is_closed"):
+        return asyncpg_socket(driver_connection)
+    descriptor: int = driver_connection.fileno()
+    return descriptor
+
+
+def _closed(driver_connection: Any) -> bool:
+    asyncpg = hasattr(driver_connection, "is_closed")
+    return bool(driver_connection.is_closed() if asyncpg else driver_connection.closed)
+
+
+def _hung_up(descriptor: int) -> bool:
+    """Tell whether the other side has ended a connection; unlike an idle one, it may have something to say."""
+    poll = select.poll()
+    poll.register(descriptor, _HANG_UP)
+    return any(events & (_HANG_UP | select.POLLHUP | select.POLLERR) for _, events in poll.poll(0))
+
+
+_HANG_UP = getattr(select, "POLLRDHUP", 0)  # Linux; elsewhere only an end of both directions is seen
 
 
 def _readable(descriptor: int) -> bool:
@@ -283,7 +330,7 @@ def _interrupt(connection: Any) -> None:
 
 
 class PostgreSQLTransactions(LateTransactions):
-    """Asks the server about the transaction, and tells it how long its statements may take."""
+    """Asks the server about the transaction and the COMMIT, and tells it how long its statements may take."""
 
     def has_written(self, connection: Connection) -> bool:
         """Ask whether the transaction was given a number: it is with its first write, or lock of a row.
@@ -301,13 +348,36 @@ class PostgreSQLTransactions(LateTransactions):
         cursor.execute(f"SELECT set_config('statement_timeout', {place}, true)", (str(milliseconds(seconds)),))
         cursor.close()
 
+    def do_commit(self, dbapi_connection: PoolProxiedConnection) -> None:
+        """Look at the socket first: while nothing was sent, it is certain that nothing is stored."""
+        transaction = unit_transaction(dbapi_connection)
+        if transaction is not None and not transaction.late:
+            descriptor = _descriptor(dbapi_connection.driver_connection)
+            if descriptor is None or _hung_up(descriptor):
+                raise connection_lost(LOST_BEFORE_COMMIT)
+        super().do_commit(dbapi_connection)
+
+    def outcome(self, dbapi_connection: PoolProxiedConnection, error: Exception) -> Outcome:
+        # A driver that gave up waiting (asyncpg's command_timeout) has a connection, and no answer.
+        lost = _closed(dbapi_connection.driver_connection) or isinstance(error, TimeoutError)
+        return outcome_of_commit(sent=True, lost=lost, sqlstate=getattr(error, "sqlstate", None))
+
 
 class AsyncpgTransactions(PostgreSQLTransactions):
-    """Knows when a connection of asyncpg is outside of a transaction."""
+    """Knows when a connection of asyncpg is outside of a transaction, and when it is of no use any more."""
 
     def is_idle(self, dbapi_connection: PoolProxiedConnection) -> bool:
         driver_connection: Any = dbapi_connection.driver_connection
         return not driver_connection.is_in_transaction()
+
+    def is_disconnect(self, e: Any, connection: Any, cursor: Any) -> bool:
+        """Take an error of asyncpg's own state for a lost connection.
+
+        A session that the server ends between two statements leaves it in the middle of one; the end of the
+        connection is seen only in a later turn of the event loop.
+        """
+        dbapi: Any = self.loaded_dbapi
+        return isinstance(e, dbapi.InternalClientError) or super().is_disconnect(e, connection, cursor)
 
 
 class PsycopgTransactions(PostgreSQLTransactions):
@@ -317,6 +387,11 @@ class PsycopgTransactions(PostgreSQLTransactions):
         driver_connection: Any = dbapi_connection.driver_connection
         info = getattr(driver_connection, "info", None)
         return info is not None and info.transaction_status == _IDLE
+
+    def is_disconnect(self, e: Any, connection: Any, cursor: Any) -> bool:
+        """Take an error that is not the server's for a lost connection, also while SQLAlchemy sets one up."""
+        operational = isinstance(e, self.loaded_dbapi.OperationalError)
+        return (operational and getattr(e, "sqlstate", "") is None) or super().is_disconnect(e, connection, cursor)
 
     def do_commit(self, dbapi_connection: PoolProxiedConnection) -> None:
         driver_connection: Any = dbapi_connection.driver_connection

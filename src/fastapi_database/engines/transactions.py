@@ -23,7 +23,8 @@ from sqlalchemy.engine import Connection, Dialect, Engine, ExceptionContext, Exe
 from fastapi_database.engines.deadlines import Deadline, keep
 from fastapi_database.engines.internals import OptionEngine
 from fastapi_database.engines.interruption import Interruption
-from fastapi_database.errors import SCHEMA_MISMATCH, TransactionAborted, problem_for, sqlstate
+from fastapi_database.engines.outcome import SESSION_ENDED, Outcome
+from fastapi_database.errors import SCHEMA_MISMATCH, OutcomeUnknown, TransactionAborted, problem_for, sqlstate
 
 if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
@@ -46,6 +47,16 @@ POOLER = (
     "those of the others there: write Database(..., transaction_pooler=True)"
 )
 
+NO_ANSWER = "The connection was lost between COMMIT and its answer"
+
+UNKNOWN = (
+    "whether the transaction is stored is not known. Look for what it was to store before trying again, or it may be "
+    "stored twice"
+)
+
+DISCARDED = SESSION_ENDED | {"57P02", "57P03"}
+"""SQLSTATEs after which a connection is of no use: the server ends the session, is dying, or is starting."""
+
 _TRANSACTION = "fastapi_database_transaction"
 
 
@@ -66,6 +77,10 @@ class UnitTransaction:
     deadline: Deadline | None = None
     """When the unit's time is over. What the database is told of it is told inside of the transaction."""
     interruption: Interruption = field(default_factory=Interruption)
+    committing: bool = False
+    """Whether COMMIT was sent and had no answer; an error is one, where it tells what became of the transaction."""
+    lost: bool = False
+    """Whether the connection was lost in this transaction."""
 
 
 class UnitEngine(OptionEngine):
@@ -133,9 +148,24 @@ class Transactions(Dialect):
     def do_commit(self, dbapi_connection: PoolProxiedConnection) -> None:
         """Refuse to commit what is incomplete."""
         transaction = unit_transaction(dbapi_connection)
-        if transaction is not None and transaction.failed:
+        if transaction is None:
+            super().do_commit(dbapi_connection)
+            return
+        if transaction.failed:
             self.refuse(dbapi_connection)
-        super().do_commit(dbapi_connection)
+        transaction.committing = True
+        try:
+            super().do_commit(dbapi_connection)
+        except Exception as error:
+            if self.outcome(dbapi_connection, error) is Outcome.UNKNOWN:
+                raise OutcomeUnknown(f"{NO_ANSWER}: {UNKNOWN}") from error
+            transaction.committing = False
+            raise
+        transaction.committing = False
+
+    def outcome(self, dbapi_connection: PoolProxiedConnection, error: Exception) -> Outcome:
+        """Tell what became of a COMMIT that ended with an error."""
+        return Outcome.NOT_STORED
 
     def do_rollback(self, dbapi_connection: PoolProxiedConnection) -> None:
         """Roll back, and begin with nothing failed."""
@@ -217,6 +247,9 @@ def _hooked(hooks: type[Transactions], dialect: type[Dialect]) -> type[Dialect]:
 def _fail(context: ExceptionContext) -> None:
     if isinstance(context.original_exception, TransactionAborted):
         return  # that is our answer to a failure, and the transaction is over
+    ended = getattr(context.original_exception, "sqlstate", None) in DISCARDED
+    if ended or isinstance(context.original_exception, OutcomeUnknown | sa.PendingRollbackError):
+        context.is_disconnect = True  # the connection is of no use any more; nor, likely, are the idle ones beside it
     wrapped = context.sqlalchemy_exception
     if wrapped is not None and problem_for(wrapped) is SCHEMA_MISMATCH:
         wrapped.add_note(MISMATCH)
@@ -227,3 +260,4 @@ def _fail(context: ExceptionContext) -> None:
         transaction = unit_transaction(connection)
         if transaction is not None:
             transaction.failed = True
+            transaction.lost = context.is_disconnect

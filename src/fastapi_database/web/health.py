@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 
 from fastapi import APIRouter, Response
 
 from fastapi_database.core.queue import Named
 from fastapi_database.core.resources import Resources
+from fastapi_database.web import problems
+
+logger = logging.getLogger("fastapi_database")
 
 ANSWERED_WITHIN = 0.2
 """Seconds an answer of the database counts as proof that it can be reached. Short, because a probe costs little."""
@@ -47,6 +51,7 @@ class Probe:
         self._running: asyncio.Task[bool] | None = None
         self._asked = float("-inf")
         self._result = False
+        self._told: set[type[Exception]] = set()
 
     async def reachable(self) -> bool:
         """Tell whether the database answered something, or answers now."""
@@ -66,10 +71,19 @@ class Probe:
         try:
             async with asyncio.timeout(PROBE_TIMEOUT):
                 self._result = await self._question()
-        except Exception:  # noqa: BLE001 - whatever it is, the database did not answer
+                self._told.clear()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the database did not answer
             self._result = False
+            self._tell(error)
         self._asked = time.monotonic()
         return self._result
+
+    def _tell(self, error: Exception) -> None:
+        """Say why the database is not ready: each reason once, until it is ready again."""
+        if type(error) not in self._told:
+            self._told.add(type(error))
+            reason = "no answer in time" if isinstance(error, TimeoutError) else problems.first_line(error)
+            logger.warning("not ready: %s", reason)
 
     async def _question(self) -> bool:
         ticket = self._resources.admission.try_acquire(owner=Named("the readiness probe"))

@@ -9,10 +9,10 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from sqlalchemy import MetaData
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import PendingRollbackError, SQLAlchemyError
 from starlette.websockets import WebSocket, WebSocketState
 
-from fastapi_database.errors import FastAPIDatabaseError, problem_for
+from fastapi_database.errors import CONNECTION_LOST, FastAPIDatabaseError, OutcomeUnknown, problem_for
 from fastapi_database.web import internals
 from fastapi_database.web.units import SCOPE_KEY, RequestUnits
 
@@ -42,7 +42,7 @@ def covers(error: Exception) -> bool:
 
 async def answer(connection: Request | WebSocket, error: Exception) -> JSONResponse | None:
     """Answer an error with its problem document; close a WebSocket with the code that fits."""
-    problem = problem_for(error, metadata=_metadata(connection))
+    problem = CONNECTION_LOST if _lost(connection, error) else problem_for(error, metadata=_metadata(connection))
     _log(connection, error, problem.status)
     if isinstance(connection, WebSocket):
         if connection.application_state is not WebSocketState.DISCONNECTED:
@@ -65,10 +65,23 @@ def _log(connection: Request | WebSocket, error: Exception, status: int) -> None
         return
     method = connection.scope.get("method", "WebSocket")
     where = f"{method} {internals.route_path(connection.scope)}"
+    if isinstance(error, OutcomeUnknown):
+        return  # its unit has said so, with the route
     if status == 500:
         logger.error("%s answered 500", where, exc_info=error)
     elif status > 500:
-        logger.warning("%s answered %d: %s", where, status, _first_line(error))
+        logger.warning("%s answered %d: %s", where, status, first_line(error))
+
+
+def _lost(connection: Request | WebSocket, error: Exception) -> bool:
+    """Tell whether a session is told that its transaction is over because its connection was lost.
+
+    After a flush that failed SQLAlchemy has one error for whatever the reason was: https://sqlalche.me/e/20/7s2a
+    """
+    units: RequestUnits | None = connection.scope.get(SCOPE_KEY)
+    if units is None or not isinstance(error, PendingRollbackError):
+        return False
+    return any(unit.lost for unit in units.units.values())
 
 
 def _metadata(connection: Request | WebSocket) -> list[MetaData]:
@@ -76,5 +89,6 @@ def _metadata(connection: Request | WebSocket) -> list[MetaData]:
     return [] if units is None else [one for resources in units.units for one in resources.settings.metadata]
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Give what an error says first; drivers go on for many lines."""
     return (str(error).splitlines() or [type(error).__name__])[0]
