@@ -23,6 +23,7 @@ from fastapi_database.engines.internals import sqlite3_connection
 from fastapi_database.engines.on_loop import PlainConnection
 from fastapi_database.engines.shapes import Shapes
 from fastapi_database.engines.transactions import Transactions, UnitEngine, unit_transaction
+from fastapi_database.engines.vanished import Vanishing
 from fastapi_database.engines.watchdog import Watchdog
 from fastapi_database.errors import FastAPIDatabaseError, InheritedConnection, InvalidURL, Unreachable
 
@@ -95,6 +96,7 @@ class SQLite(Dialect):
     drivers: ClassVar[tuple[str, ...]] = ("pysqlite", "aiosqlite")
     single_writer: ClassVar[bool] = True
     locks_by_process: ClassVar[bool] = True
+    remote: ClassVar[bool] = False
     question: ClassVar[str] = "PRAGMA schema_version"  # reads the file; SELECT 1 succeeds on one that is no database
 
     def __init__(self, url: URL, limits: Limits = Limits()) -> None:  # noqa: B008 - it is frozen
@@ -109,6 +111,7 @@ class SQLite(Dialect):
         self._memory_name = f"/fastapi-database-{uuid.uuid4().hex}"
         self._anchor: sqlite3.Connection | None = None
         self._shapes: Shapes | None = None
+        self._vanishing = None if self._path is None else Vanishing(self._path, self.describe())
 
     @property
     def sync_url(self) -> URL:
@@ -133,6 +136,8 @@ class SQLite(Dialect):
             "factory": functools.partial(ClosingConnection, statement_timeout=self.limits.statement),
         }
         complete = {**defaults, **arguments, "isolation_level": _TRANSACTIONS}
+        if self._vanishing is not None:
+            self._vanishing.refuse_to_make_another()
         if driver == "aiosqlite" and not complete["check_same_thread"]:
             complete.setdefault("async_creator_fn", functools.partial(_connect_async, shapes=self._shapes))
         return complete
@@ -146,6 +151,9 @@ class SQLite(Dialect):
     def listen(self, engine: Engine) -> None:
         event.listen(engine, "connect", _set_pragmas)
         event.listen(engine, "checkout", _begin_transactions)
+        if self._vanishing is not None:
+            event.listen(engine, "connect", self._vanishing.opened)
+            event.listen(engine, "checkout", self._vanishing.check)
 
     def unit_engines(self, engine: Engine) -> UnitEngines:
         return UnitEngines(
@@ -185,6 +193,8 @@ class SQLite(Dialect):
             weakref.finalize(self, self._anchor.close)  # a Database nobody closed takes its memory with it
 
     def close(self) -> None:
+        if self._vanishing is not None:
+            self._vanishing.forget()
         anchor, self._anchor = self._anchor, None
         if anchor is not None:
             anchor.close()
