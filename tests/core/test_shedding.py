@@ -59,6 +59,10 @@ def test_b11_a_line_that_stands_refuses_nobody_as_long_as_all_of_them_fit_in() -
     assert all(one.refusal is None for one in line)
 
 
+def test_an_overload_that_ends_before_the_line_is_full_refuses_nobody() -> None:
+    assert not run(load(1.6, seconds=5.0), target=0.01).refusals
+
+
 def test_a_burst_that_is_too_large_is_served_as_far_as_it_fitted_in() -> None:
     burst = [Arrival(0.0, HOLD) for _ in range(PLACES + 2 * ROOM)]
     outcome = run(iter([*burst, *load(0.5, seconds=10.0, start=0.5)]), target=0.05)
