@@ -70,6 +70,8 @@ def test_an_unknown_setting_like_no_other_is_named_without_a_guess() -> None:
         ({"max_connections": "3"}, "max_connections='3'"),
         ({"max_connections": True}, "max_connections=True"),
         ({"max_waiting": -1}, "max_waiting=-1 must be a whole number of at least 0"),
+        ({"hold_warning": -1}, "hold_warning=-1 must be a finite number of seconds"),
+        ({"hold_warning": "soon"}, "hold_warning='soon'"),
         ({"transaction_pooler": "yes"}, "transaction_pooler='yes' must be True or False"),
         ({"transaction_pooler": True}, "sqlite://, which has no pooler between"),
         ({"queue_timeout": -0.5}, "queue_timeout=-0.5 must be a finite number of seconds"),

@@ -87,6 +87,7 @@ ENVIRONMENT = {
     "DATABASE_MAX_WAITING": "max_waiting",
     "DATABASE_STATEMENT_TIMEOUT": "statement_timeout",
     "DATABASE_LOCK_TIMEOUT": "lock_timeout",
+    "DATABASE_HOLD_WARNING": "hold_warning",
     "DATABASE_TRANSACTION_POOLER": "transaction_pooler",
     "DATABASE_SQLITE_ON_EVENT_LOOP": "sqlite_on_event_loop",
     "DATABASE_ECHO": "echo",
@@ -98,7 +99,7 @@ STATEMENT_TIMEOUT = 30.0
 LOCK_TIMEOUT = 5.0
 
 LONGEST = 2_000_000.0  # seconds, 23 days: PostgreSQL and SQLite count milliseconds in 31 bits
-_SECONDS = {"queue_timeout", "queue_target", "statement_timeout", "lock_timeout"}
+_SECONDS = {"queue_timeout", "queue_target", "statement_timeout", "lock_timeout", "hold_warning"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,9 @@ class Settings:
     ``queue_timeout``, for it is the same patience, and longer than the one second after which PostgreSQL looks for a
     deadlock.
     """
+    hold_warning: float = 30.0
+    """Seconds after which the log says who holds a connection. Longer than an ordinary request or report, and
+    early enough to be read before somebody restarts the service; 0 never."""
     transaction_pooler: bool = False
     """True where the URL leads to PgBouncer, or what is like it, in transaction mode: two transactions of one
     connection may meet two servers. Nothing can tell that from outside, and without one it would only cost speed."""
@@ -312,9 +316,6 @@ def _check_numbers(result: Settings) -> None:
         switch: Any = getattr(result, name)
         if not isinstance(switch, bool):
             raise ConflictingSettings(f"{name}={switch!r} must be True or False")
-    timeout: Any = result.queue_timeout
-    if not isinstance(timeout, int | float) or isinstance(timeout, bool) or not 0 <= timeout < float("inf"):
-        raise ConflictingSettings(f"queue_timeout={timeout!r} must be a finite number of seconds, 0 or more")
     for name in ("statement_timeout", "lock_timeout"):
         limit: Any = getattr(result, name)
         if not isinstance(limit, int | float) or isinstance(limit, bool) or not 0 <= limit <= LONGEST:
@@ -326,3 +327,7 @@ def _check_numbers(result: Settings) -> None:
         raise ConflictingSettings(
             f"queue_target={target!r} must be a number of seconds above 0; float('inf') switches it off"
         )
+    for name in ("queue_timeout", "hold_warning"):
+        seconds: Any = getattr(result, name)
+        if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 <= seconds < float("inf"):
+            raise ConflictingSettings(f"{name}={seconds!r} must be a finite number of seconds, 0 or more")

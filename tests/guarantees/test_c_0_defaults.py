@@ -58,7 +58,7 @@ def test_c0_every_default_has_a_reason_and_a_switch(rows: list[list[str]]) -> No
 
 def test_c0_every_setting_of_database_is_listed(rows: list[list[str]]) -> None:
     built = settings("sqlite://", given={}, options={})
-    for name in ("max_connections", "queue_timeout", "max_waiting", "transaction_pooler"):
+    for name in ("max_connections", "queue_timeout", "max_waiting", "hold_warning", "transaction_pooler"):
         assert listed(rows, f"{name}={getattr(built, name)}"), name
 
 

@@ -193,6 +193,11 @@ class Admission:
                     raise DeadlineExceeded(message)
                 raise QueueTimeout(message, retry_after=self._queue.retry_after(writer=True, now=self._clock()))
 
+    def holders(self) -> list[Ticket]:
+        """Give the claims that hold a place now."""
+        with self._lock:
+            return list(self._queue.held)
+
     def release(self, ticket: Ticket) -> None:
         """Give the place back. Never blocks, never raises; a second call does nothing."""
         with self._lock:
@@ -250,7 +255,10 @@ class Admission:
 def _holders(tickets: Iterable[Ticket], now: float) -> str:
     """Name those who have held their place longest, and for how long."""
     longest = sorted((ticket.granted or now, ticket.number, ticket.owner) for ticket in tickets)
-    named = ", ".join(f"{owner} for {now - since:.2f} s" for since, _, owner in longest[:_NAMED])
+    named = ", ".join(
+        f"{owner}{f' ({owner.location})' if owner.location else ''} for {now - since:.2f} s"
+        for since, _, owner in longest[:_NAMED]
+    )
     others = len(longest) - _NAMED
     return named if others <= 0 else f"{named}, and {others} more"
 

@@ -67,7 +67,7 @@ class ThreadsFirst:
     """
 
     def __init__(self, request: Coroutine[Any, Any, None], *, holds: Callable[[], bool]) -> None:
-        self._request = request
+        self.request = request
         self._holds = holds
         self._kept: tuple[Any, ...] | None = None  # the arguments of a cancellation that waits
 
@@ -75,7 +75,7 @@ class ThreadsFirst:
         thrown: BaseException | None = None
         try:
             while True:
-                awaited = self._request.send(None) if thrown is None else self._request.throw(thrown)
+                awaited = self.request.send(None) if thrown is None else self.request.throw(thrown)
                 thrown = None
                 try:
                     yield from self._wait(awaited)

@@ -123,6 +123,10 @@ class Connections:
                 self._close_with_loop(loop, engine)
         return engine
 
+    def loops(self) -> list[asyncio.AbstractEventLoop]:
+        """Give the event loops that have an engine."""
+        return list(self._async)
+
     def unit_engines(self, engine: Engine) -> UnitEngines:
         """Give the engines that units of work use in place of ``engine``."""
         return self._units[engine]

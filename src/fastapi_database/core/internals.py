@@ -25,6 +25,7 @@ Seen in SQLAlchemy 2.0.50 to 2.0.58 and 2.1.0 to 2.1.9, and in AnyIO 4.16. Each 
 * ``anyio._core._eventloop.claim_worker_thread``, ``.threadlocals.current_token`` and ``.current_cancel_scope``, with
   ``anyio._backends._asyncio.AsyncIOBackend``: how ``anyio.from_thread`` finds the event loop and the cancel scope.
   ``AsyncIOBackend.current_default_thread_limiter()`` works in a plain callback of the loop, where no task runs.
+* ``sys._current_frames``: where each thread is; documented, with an underscore.
 * ``asyncio._get_running_loop`` (Python 3.11): the running loop or None, without an exception where none runs.
 """
 
@@ -32,10 +33,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import sys
 import threading
 import traceback
 from collections.abc import Callable
 from contextvars import ContextVar
+from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
 
@@ -241,6 +244,11 @@ def attribute_being_read() -> tuple[str, str] | None:
             return str(read), f"{option}({read})"
         frame = frame.f_back
     return None
+
+
+def current_frames() -> dict[int, FrameType]:
+    """Give the innermost call of each thread: https://docs.python.org/3/library/sys.html#sys._current_frames."""
+    return sys._current_frames()  # pyright: ignore[reportPrivateUsage]
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:

@@ -31,6 +31,11 @@ class Owner(Protocol):
         """Claims with a higher one go first. Looked at only when a claim has to wait."""
         ...
 
+    @property
+    def location(self) -> str:
+        """Where the code stands that its ``str`` names; empty where that says so itself. Looked at for messages."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Named:
@@ -38,6 +43,7 @@ class Named:
 
     name: str
     priority: int = 0
+    location: str = ""
 
     def __str__(self) -> str:
         return self.name

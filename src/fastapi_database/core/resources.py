@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from fastapi_database.config import Settings
 from fastapi_database.core.admission import Admission
 from fastapi_database.core.cancellation import let_result_stand, nothing
 from fastapi_database.core.connections import Connections
 from fastapi_database.core.fork import watch_forks
+from fastapi_database.core.leaks import Leaks
 from fastapi_database.core.queue import Owner, Ticket
+from fastapi_database.core.stacks import line_of
 from fastapi_database.core.threads import Threads
 from fastapi_database.core.unit import AsyncUnit, Counters, Intent, Services, SyncUnit, Unit
 from fastapi_database.engines import dialect_for
@@ -35,13 +39,16 @@ class Resources:
             aside=self.threads.aside,
             target=settings.queue_target,
         )
+        self.leaks = Leaks(self.admission, after=settings.hold_warning or None, line_of=_finder(self.connections))
         self.counters = Counters()
         self.serving = False
         """True while an application answers requests, when a sync session on the event loop is refused."""
         # Loaded attributes stay readable after the commit, without a statement; an application that wants
         # SQLAlchemy's own default passes expire_on_commit=True.
         sessions = Sessions({"expire_on_commit": False, **settings.session_options})
-        self._services = Services(self.connections, self.admission, sessions, self.counters, self._not_serving)
+        self._services = Services(
+            self.connections, self.admission, sessions, self.counters, self.leaks.abandoned, self._not_serving
+        )
         watch_forks(self)
 
     def before_fork(self) -> None:
@@ -53,6 +60,7 @@ class Resources:
         self.connections.begin_anew()
         self.admission.begin_anew()
         self.threads.begin_anew()
+        self.leaks.begin_anew()
         self.counters.commits = self.counters.rollbacks = 0
         self.serving = False
 
@@ -60,6 +68,8 @@ class Resources:
         self, *, owner: Owner, intent: Intent, ticket: Ticket | None = None, deadline: Deadline | None = None
     ) -> SyncUnit:
         """Open a unit for a thread; that of a request brings its ``ticket``, and its COMMIT is always told."""
+        if not self.leaks.watching:
+            self.leaks.start()
         on_success = nothing if ticket is None else let_result_stand
         return SyncUnit(
             self._services, owner=owner, intent=intent, ticket=ticket, deadline=deadline, on_success=on_success
@@ -67,6 +77,8 @@ class Resources:
 
     def async_unit(self, *, owner: Owner, intent: Intent, deadline: Deadline | None = None) -> AsyncUnit:
         """Open a unit for a task; it takes its place at the first statement."""
+        if not self.leaks.watching:
+            self.leaks.start()
         return AsyncUnit(self._services, owner=owner, intent=intent, deadline=deadline)
 
     def opened(self, unit: Unit) -> bool:
@@ -77,13 +89,19 @@ class Resources:
         """Close everything that a later use can open again: the end of a lifespan."""
         await self.connections.aclose()
         self.threads.close()
+        self.leaks.close()
 
     def close(self) -> None:
         """Close everything; a later use opens again, but memory is gone."""
         self.connections.close()
         self.threads.close()
+        self.leaks.close()
         self.dialect.close()
 
     def _not_serving(self) -> bool:
         # A server imports the application on its event loop, where a module may well seed its tables.
         return not self.serving
+
+
+def _finder(connections: Connections) -> Callable[[Owner], str | None]:
+    return lambda owner: line_of(owner, connections.loops())

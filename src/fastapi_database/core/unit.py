@@ -96,6 +96,8 @@ class Services:
     admission: Admission
     sessions: Sessions
     counters: Counters
+    abandoned: Callable[[Ticket], None]
+    """What takes the place of a unit that was never finished."""
     allow_on_loop: Callable[[], bool]
     """Whether sync sessions may be used on an event loop now."""
 
@@ -115,6 +117,7 @@ class Unit(ABC):
     """Whether the running transaction had a statement that is made to write; what others hide, the database knows."""
     _releases = 0
     """How many blocks of ``db.released()`` are being run."""
+    _ticket: Ticket | None = None
     _connected = True
     """False from the moment a connection is asked for until it has begun a transaction."""
     _acknowledged = False
@@ -143,6 +146,10 @@ class Unit(ABC):
         self._ticket = ticket
         self._deadline = deadline
         self._on_success = on_success
+
+    def __del__(self) -> None:
+        if self._ticket is not None:  # nobody has left the `with` block, and nobody can any more
+            self._services.abandoned(self._ticket)
 
     @property
     def session(self) -> Session:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from typing import Any
 
 from fastapi_database.core.unit import Kind
 from fastapi_database.errors import MixedSessions, SessionInStream, WrongSession
-from fastapi_database.web.internals import Declared, Dependant, is_coroutine
+from fastapi_database.web.internals import Declared, Dependant, is_coroutine, location
 
 
 def check(route: Declared) -> None:
@@ -17,7 +16,7 @@ def check(route: Declared) -> None:
     Raises :class:`SessionInStream`, :class:`WrongSession` or :class:`MixedSessions`.
     """
     own = list(_own_sessions(route.dependant))
-    where = f"{route.label} ({_place(route.endpoint)})"
+    where = f"{route.label} ({location(route.endpoint)})"
     for _, kind in own:
         if route.streams:
             raise SessionInStream(_in_stream(where, kind, websocket=route.websocket))
@@ -54,7 +53,7 @@ def _all_sessions(dependant: Dependant, path: str = "") -> Iterator[tuple[object
         if found is not None:
             yield (*found, path or "the endpoint")
         else:
-            yield from _all_sessions(child, _place(child.call))
+            yield from _all_sessions(child, location(child.call))
 
 
 def _refuse_mixed(where: str, dependant: Dependant) -> None:
@@ -79,10 +78,3 @@ def _in_stream(where: str, kind: Kind, *, websocket: bool) -> str:
         f"client listens. The request's unit ends before the body begins; inside it write `{lines}` around each piece "
         "of database work. Dependencies (a current user, say) may keep using the session"
     )
-
-
-def _place(call: Any) -> str:
-    call = inspect.unwrap(call)
-    name = getattr(call, "__qualname__", type(call).__name__)
-    code = getattr(call, "__code__", None)
-    return f"{name}, {code.co_filename.rpartition('/')[2]}:{code.co_firstlineno}" if code else name

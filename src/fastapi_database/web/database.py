@@ -70,7 +70,8 @@ class Database(CoreDatabase):
     request waits for one before it is answered with 503 (default 5.0); ``max_waiting`` is how many may wait (default
     1000), and once some must be refused, those go first who have waited more than twice ``queue_target`` seconds
     (default 0.2). ``statement_timeout`` and ``lock_timeout`` are how many seconds the database lets one statement run,
-    and wait for a lock (default 30.0 and 5.0; 0 is no limit). ``transaction_pooler=True`` says that the URL leads to
+    and wait for a lock (default 30.0 and 5.0; 0 is no limit). ``hold_warning`` is after how many seconds the log
+    says who holds a connection (default 30.0; 0 never). ``transaction_pooler=True`` says that the URL leads to
     PgBouncer in transaction mode (default False). ``sqlite_on_event_loop`` is for SQLite alone: whether async sessions
     run short statements on the event loop (default True).
 
@@ -94,6 +95,7 @@ class Database(CoreDatabase):
         max_waiting: int | None = None,
         statement_timeout: float | None = None,
         lock_timeout: float | None = None,
+        hold_warning: float | None = None,
         transaction_pooler: bool | None = None,
         sqlite_on_event_loop: bool | None = None,
         **sqlalchemy_options: Any,
@@ -108,6 +110,7 @@ class Database(CoreDatabase):
             max_waiting=max_waiting,
             statement_timeout=statement_timeout,
             lock_timeout=lock_timeout,
+            hold_warning=hold_warning,
             transaction_pooler=transaction_pooler,
             sqlite_on_event_loop=sqlite_on_event_loop,
             **sqlalchemy_options,

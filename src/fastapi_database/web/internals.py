@@ -207,6 +207,16 @@ def options_of(endpoint: Any) -> TransactionOptions:
     return transaction_options(getattr(endpoint, ENDPOINT, endpoint))
 
 
+def location(endpoint: Any) -> str:
+    """Say where an endpoint stands: its name, its file and its first line; empty where there is none yet."""
+    if endpoint is None:
+        return ""
+    function = inspect.unwrap(endpoint)
+    name = getattr(function, "__qualname__", type(function).__name__)
+    code = getattr(function, "__code__", None)
+    return f"{name}, {code.co_filename.rpartition('/')[2]}:{code.co_firstlineno}" if code else name
+
+
 def _has_function_exits(dependant: Dependant) -> bool:
     return any(
         (child.scope == "function" and is_generator(child.call)) or _has_function_exits(child)

@@ -71,6 +71,11 @@ class RequestUnits:
         """What the endpoint asked for, when it has to wait."""
         return internals.options_of(self._scope.get("endpoint")).priority
 
+    @property
+    def location(self) -> str:
+        """Where the endpoint stands."""
+        return internals.location(self._scope.get("endpoint"))
+
     def __str__(self) -> str:
         """Name the request for messages: method and route."""
         method = self._scope.get("method", "WebSocket")
