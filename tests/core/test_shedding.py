@@ -70,9 +70,12 @@ def test_a_burst_that_is_too_large_is_served_as_far_as_it_fitted_in() -> None:
     assert not [wait for wait in outcome.refusals.values() if wait > 0.0]
 
 
-def test_after_a_stall_all_are_served_who_have_not_met_their_deadline() -> None:
-    stall = [Arrival(0.0, TIMEOUT + 1) for _ in range(PLACES)]
-    arrivals = [*stall, *load(0.6, seconds=20.0, start=0.01)]
+@pytest.mark.parametrize("times", [0.4, 0.6, 0.8])
+@pytest.mark.parametrize("beyond", [tenth / 10 for tenth in range(1, 21)])
+def test_after_a_stall_all_are_served_who_have_not_met_their_deadline(beyond: float, times: float) -> None:
+    # It ends early in an interval or late: one in which few were served is not overload yet, however it falls.
+    stall = [Arrival(0.0, TIMEOUT + beyond) for _ in range(PLACES)]
+    arrivals = [*stall, *load(times, seconds=20.0, start=0.01)]
     with_target, without = (simulate(controlled_delay(target), iter(arrivals)) for target in (0.05, OFF))
     assert with_target.refusals == without.refusals
     assert without.refusals
