@@ -16,7 +16,7 @@ from sqlalchemy import event, text
 from sqlalchemy.exc import IntegrityError
 
 from fastapi_database import Database
-from fastapi_database.engines.on_loop import LONGEST_VALUE, SECONDS, OnLoop
+from fastapi_database.engines.on_loop import LONGEST_VALUE, SECONDS, TURN, OnLoop
 from fastapi_database.engines.shapes import JUDGED_FOR, KNOWN, LATE, SLOW_FOR, Place, Shapes, judge
 
 pytestmark = pytest.mark.anyio
@@ -242,13 +242,12 @@ async def test_many_statements_of_one_task_let_the_others_have_their_turn(db: Da
 
     task = asyncio.create_task(other())
     async with db.begin() as session:
-        connection = await driver(session)
-        asked = connection.on_loop.asked
-        for _ in range(320):
+        on_loop = (await driver(session)).on_loop
+        before, turns = on_loop.statements, 0
+        while on_loop.statements < before + 320:  # on a busy machine one seems slow at times, and stays away
             await session.execute(text(READ), {"id": 5})
-        assert connection.on_loop.asked == asked
     task.cancel()
-    assert turns >= 20
+    assert turns >= 320 / TURN[0]
 
 
 async def test_no_statement_stops_the_loop_for_long(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,7 +350,7 @@ def test_shapes_are_judged_at_their_second_use_and_forgotten() -> None:
     shape = shapes.find("SELECT 1")
     assert shape is not None
     assert shapes.wants_judging(shape)
-    shapes.judged(shape, Place.READ, schema=0)
+    shapes.judged(shape, Place.READ)
     assert shapes.may_run(shape)
     shapes.exceeded(shape)
     assert not shapes.may_run(shape)
@@ -373,7 +372,7 @@ def test_a_statement_that_is_late_twice_in_succession_stays_away_the_longer_the_
     shapes.find("SELECT 1")
     shape = shapes.find("SELECT 1")
     assert shape is not None
-    shapes.judged(shape, Place.READ, schema=0)
+    shapes.judged(shape, Place.READ)
     shapes.took(shape, 10 * LATE)
     assert shapes.may_run(shape)
     shapes.took(shape, LATE)

@@ -27,6 +27,7 @@ READABLE = {"PGSSLMODE": "disable", "PGGSSENCMODE": "disable"}  # what support/w
 BOUNDS = ("BEGIN", "COMMIT", "ROLLBACK")
 # What ours may call more than hand-written code does, per request: small functions of Python, at 0.05 to 0.1 µs each
 # some 20 µs. Sync routes call 700 fewer, async ones 150 to 310 more (Python 3.11, SQLAlchemy 2.1.9).
+SCHEMA = "PRAGMA schema_version"
 MORE_CALLS = 330
 
 
@@ -100,7 +101,11 @@ def test_no_request_sends_postgresql_more_statements_or_waits_for_it_more_often_
 def test_no_request_gives_sqlite_more_statements_than_hand_written_code_but_a_transaction_for_its_reads(
     sqlite_url: str, mode: str, ask: Callable[..., Client]
 ) -> None:
-    """Python's driver begins no transaction for a SELECT, which breaks C2; ours does, and that is all it adds."""
+    """Python's driver begins no transaction for a SELECT, which breaks C2; ours does.
+
+    And a write that may run on the event loop asks SQLite first whether the schema is the one it was judged with, in
+    memory and without a hand-over to a thread. That is all that is added.
+    """
     fill(sqlite_url)
     seen: dict[str, dict[str, list[str]]] = {}
     for name in (f"handwritten_{mode}", f"ours_{mode}"):
@@ -110,9 +115,13 @@ def test_no_request_gives_sqlite_more_statements_than_hand_written_code_but_a_tr
     for endpoint in ENDPOINTS:
         theirs, statements = by_hand[endpoint.name], ours[endpoint.name]
         shown = f"{endpoint.name}: {Counter(statements)}, by hand {Counter(theirs)}"
-        assert REQUESTS <= len(without_bounds(statements)) <= len(without_bounds(theirs)), shown
-        assert len(statements) - len(without_bounds(statements)) <= 2 * REQUESTS, shown
-    assert len(ours["post"]) <= len(by_hand["post"])
+        judged = [one for one in statements if one == SCHEMA]
+        assert each(len(judged)) <= (endpoint.name == "post" and mode == "async"), shown
+        statements = ours[endpoint.name] = [one for one in statements if one != SCHEMA]
+        work = without_bounds(statements)
+        assert 1 <= each(len(work)) <= each(len(without_bounds(theirs))), shown
+        assert each(len(statements) - len(work)) <= 2, shown
+    assert each(len(ours["post"])) <= each(len(by_hand["post"]))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -153,7 +162,11 @@ def on_the_wire(client: Client, wire: Wire, endpoint: Endpoint) -> tuple[int, li
 
 
 def each(total: int) -> int:
-    """Return how many that is per request. Hand-written code rolls back after its answer: one may come too late."""
+    """Return how many that is per request.
+
+    Not exact on purpose: hand-written code rolls back after its answer, so one may come too late, and a connection may
+    be set up once in between.
+    """
     return round(total / REQUESTS)
 
 

@@ -168,6 +168,7 @@ class Connection(aiosqlite.Connection):
     async def commit(self) -> None:
         """Commit."""
         if not self.on_loop.ends(self._conn, "COMMIT"):
+            self.on_loop.announce_commit()
             await super().commit()
 
     async def rollback(self) -> None:
@@ -207,8 +208,8 @@ class _Errands:
     def put_nowait(self, item: tuple[asyncio.Future[Any] | None, Callable[[], Any]]) -> None:
         """Hand a call over."""
         future, call = item
-        self._on_loop.hand_over()
-        self._queue.put_nowait((future, _Errand(call, self._on_loop, self._opening)))
+        leaves = self._on_loop.hand_over()
+        self._queue.put_nowait((future, _Errand(call, self._on_loop, self._opening if leaves else None)))
 
 
 class _Errand:
@@ -216,14 +217,14 @@ class _Errand:
 
     __slots__ = ("_calls", "_on_loop", "_opening")
 
-    def __init__(self, call: Callable[[], Any], on_loop: OnLoop, opening: _Opening) -> None:
+    def __init__(self, call: Callable[[], Any], on_loop: OnLoop, opening: _Opening | None) -> None:
         self._calls = [call]
         self._on_loop = on_loop
         self._opening = opening
 
     def __call__(self) -> Any:
         try:
-            if self._opening.opened is not None:
+            if self._opening is not None and self._opening.opened is not None:
                 self._on_loop.leave(self._opening.opened)
             return self._calls.pop()()
         finally:

@@ -141,9 +141,10 @@ class OnLoop:
         self._busy_timeout = self._length = 0
         self._clean = False  # whether the transaction began here and only reads were run since
         self._locked = False  # whether it began with the writer's lock, and nothing was run that could have ended it
-        self._schema: int | None = None  # the schema of a transaction that may write here
+        self._schema: int | None = None  # the version of the schema of a transaction that writes here
         self._turn = (0, 0.0)
         self._reads = self._stays = False  # what the next hand-over does to the transaction
+        self._commits = False  # whether it is a COMMIT
 
     # -- on the loop
 
@@ -207,13 +208,23 @@ class OnLoop:
         self._reads = shape is not None and shape.place is Place.READ
         self._stays = self._reads or sql.lstrip()[:6].upper() in _IN_IT
 
-    def hand_over(self) -> None:
-        """Note a call that goes to the thread."""
+    def announce_commit(self) -> None:
+        """Say that the next hand-over is a COMMIT."""
+        self._commits = True
+
+    def hand_over(self) -> bool:
+        """Note a call that goes to the thread; tell whether it needs the connection as the thread has it.
+
+        A COMMIT in WAL mode computes nothing and waits for no lock: the writer has them all.
+        """
+        shapes, commits = self._shapes, self._commits
+        self._commits = False
         self.asked += 1
         self._turn = (0, 0.0)
         self._clean = self._clean and self._reads
         self._locked = self._locked and self._stays
         self._reads = self._stays = False
+        return not (commits and shapes is not None and shapes.wal)
 
     def _read(
         self, raw: sqlite3.Connection, cursor: sqlite3.Cursor, sql: str, given: Any, shape: Shape
@@ -263,8 +274,8 @@ class OnLoop:
         """Tell whether a write was judged with the schema of this transaction, which nobody else can change."""
         if self._schema is None:
             self._come(raw)
-            self._schema = self._schema_now(raw)
-        return self._schema == shape.schema and shape.schema >= 0
+            self._schema = self._ask(raw, "PRAGMA schema_version")
+        return self._schema == shape.schema
 
     def _took(self, shape: Shape, started: float) -> None:
         seconds = self._clock() - started
@@ -292,15 +303,6 @@ class OnLoop:
         cursor.fetchone()
         return row[0] if row else None
 
-    def _schema_now(self, raw: sqlite3.Connection) -> int:
-        """Give the version of the schema; -1 where nothing may be written on the loop."""
-        if self._ask(raw, "PRAGMA temp.schema_version") or self._ask(raw, "PRAGMA journal_mode") not in {
-            "wal",
-            "memory",
-        }:
-            return -1
-        return int(self._ask(raw, "PRAGMA schema_version"))
-
     # -- in the thread
 
     def leave(self, raw: sqlite3.Connection) -> None:
@@ -321,12 +323,22 @@ class OnLoop:
         try:
             program = cursor.execute("EXPLAIN " + sql, given).fetchall()
             place = judge(program)
-            schema = self._schema_now(raw) if place is Place.WRITE else 0
+            if place is Place.WRITE:
+                if not self._writes_nothing_before_commit(raw):
+                    place = Place.THREAD
+                shape.schema = self._ask(raw, "PRAGMA schema_version")
         except Exception:  # noqa: BLE001 - running it will tell
             return
         finally:
             cursor.close()
-        self._shapes.judged(shape, place, schema=schema)
+        self._shapes.judged(shape, place)
+
+    def _writes_nothing_before_commit(self, raw: sqlite3.Connection) -> bool:
+        if self._ask(raw, "PRAGMA temp.schema_version"):
+            return False  # there may be a trigger that only this connection has
+        mode = self._ask(raw, "PRAGMA journal_mode")
+        self._shapes.wal = mode == "wal"  # type: ignore[union-attr]
+        return mode in {"wal", "memory"}
 
 
 def _is_short(given: Any) -> bool:

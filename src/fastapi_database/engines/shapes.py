@@ -131,8 +131,8 @@ class Shape:
         """None until it is judged."""
         self.again = again
         """When it is to be judged again."""
-        self.schema = 0
-        """The version of the schema it was judged with."""
+        self.schema: int | None = None
+        """The version of the schema that a write was judged with."""
         self.away_until = 0.0
         self.strikes = 0
 
@@ -144,6 +144,8 @@ class Shapes:
         self._clock = clock
         self._lock = threading.Lock()
         self._shapes: dict[str, Shape] = {}
+        self.wal = False
+        """Whether the database was in WAL mode when a write was judged last."""
         self._control = {
             "BEGIN": Shape(Place.BEGIN, again=float("inf")),
             "BEGIN DEFERRED": Shape(Place.BEGIN, again=float("inf")),
@@ -166,9 +168,8 @@ class Shapes:
         """Tell whether a statement is to be judged when it runs in its thread."""
         return shape.place is None or self._clock() >= shape.again
 
-    def judged(self, shape: Shape, place: Place, *, schema: int) -> None:
+    def judged(self, shape: Shape, place: Place) -> None:
         """Remember where a statement may run."""
-        shape.schema = schema
         shape.again = self._clock() + JUDGED_FOR
         shape.place = place
 
