@@ -52,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             from bench.policies import table
 
             (RESULTS / "POLICIES.md").write_text(table())
+        case "overload":
+            _overload(options)
         case _:
             _run(options)
 
@@ -75,6 +77,17 @@ def _run(options: argparse.Namespace) -> None:
     results.save(directory / "results.json")
     _draw(directory)
     print(f"{(time.monotonic() - started) / 60:.1f} minutes")
+
+
+def _overload(options: argparse.Namespace) -> None:
+    from bench.overload import main as overload
+
+    published = not options.quick
+    if published and not _can_draw():
+        raise SystemExit("The chart needs matplotlib: use `make bench`, or install the dependency group `bench`.")
+    directory, pictures = (RESULTS, DOCS / "assets") if published else (options.into, options.into)
+    seconds = options.each_load or (5.0 if options.quick else 30.0)
+    overload(seconds=seconds, directory=directory, chart=pictures / "goodput.svg" if _can_draw() else None)
 
 
 def _draw(directory: Path) -> None:
@@ -104,13 +117,14 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m bench", description=__doc__, epilog="`conformance --help`: the guarantees, asked of every peer"
     )
     add = parser.add_argument
-    add("command", nargs="?", choices=("run", "chart", "micro", "lock", "policies", "soak"), default="run")
-    add("--quick", action="store_true", help="8 and 128 clients, few windows: some 10 minutes")
+    add("command", nargs="?", choices=("run", "chart", "micro", "lock", "overload", "policies", "soak"), default="run")
+    add("--quick", action="store_true", help="8 and 128 clients, few windows: some 10 minutes; overload: 6")
     add("--only", nargs="+", choices=[peer.name for peer in PEERS], help="these peers")
     add("--database", nargs="+", choices=list(DATABASES))
     add("--endpoint", nargs="+", choices=[endpoint.name for endpoint in ENDPOINTS])
     add("--clients", nargs="+", type=int, help=f"default {CLIENTS}")
     add("--seconds", type=float, default=1.0, help="length of a window (default %(default)s)")
+    add("--each-load", type=float, help="overload: seconds of each load (default 30, with --quick 5)")
     add("--repetitions", type=int, help="windows per cell and peer, 3.5 times as many at 8 clients (default 2)")
     add("--ramp", type=float, default=0.3, help="seconds in which clients arrive (default %(default)s)")
     add("--timeout", type=float, default=35.0, help="seconds for one request (default %(default)s)")

@@ -6,14 +6,19 @@ Only with applications that the project's own environment can serve: no network 
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from bench import environments
+from bench.openloop import Phase, press_from_outside, schedule
+from bench.overload import LOADS, SUBJECTS, Row, table
 from bench.page import page
 from bench.results import Cell, Results
 from bench.subjects import BY_NAME, PEERS
 from packaging.requirements import Requirement
+
+from support.server import Server
 
 ROOT = Path(__file__).parent.parent
 TWO = ("tutorial", "ours_sync")
@@ -70,6 +75,29 @@ def test_every_peer_has_an_application_and_its_environment_has_requirements() ->
     there = {path.stem for path in (ROOT / "bench" / "apps").glob("*.py")}
     assert {peer.name for peer in PEERS} <= there
     assert {peer.environment for peer in PEERS} - {""} == set(environments.names())
+
+
+def test_an_open_loop_sends_by_its_schedule_whether_or_not_it_is_answered(serve: Callable[..., Server]) -> None:
+    phases = [Phase(rate=20, seconds=0.5), Phase(rate=40, seconds=0.5)]
+    assert list(schedule(phases)) == [*(number / 20 for number in range(10)), *(0.5 + n / 40 for n in range(20))]
+    sent = press_from_outside(serve("support.trivial_app:app").port, "/", phases)
+    assert [one.due for one in sent] == list(schedule(phases))
+    assert all(one.good and one.seconds >= one.behind >= 0 for one in sent)
+
+
+def test_the_table_of_overload_compares_each_application_with_its_own_peak() -> None:
+    goodput = {0.5: 125.0, 1.0: 200.0, 2.0: 250.0, 5.0: 50.0}
+    rows = [overload_row(one.name, load, goodput[load]) for load in LOADS for one in SUBJECTS]
+    lines = [line for line in table(rows, (300.0, 200.0), 30.0).splitlines() if "| ours, async |" in line]
+    assert [line.split(" | ")[4] for line in lines] == ["0.50", "0.80", "1.00", "0.20"]
+    assert "(1.5 x)" in table(rows, (300.0, 200.0), 30.0)
+
+
+def overload_row(subject: str, load: float, goodput: float) -> Row:
+    """Return a row as a run would have it."""
+    rates = {"offered": 250 * load, "goodput": goodput, "in_patience": goodput, "refused": 0.0, "lost": 0.0}
+    times = {"p50": 0.02, "p99": 0.03, "behind": 0.0, "starved": 0.0, "recovery": 0.0}
+    return Row(subject=subject, load=load, cpu=0.5, megabytes=80.0, **rates, **times)
 
 
 def cell(
