@@ -9,10 +9,8 @@ from fastapi import Depends, FastAPI, Request
 from sqlalchemy import Text, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
-from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
 
+from apps.b_stacked import stack
 from apps.b_watch import Watch
 from fastapi_database import APIRouter, Database, transaction
 
@@ -195,27 +193,9 @@ def add_async(router: fastapi.APIRouter) -> None:
         return (await request.body()).decode()
 
 
-class Stacked:
-    """A `BaseHTTPMiddleware`, for the requests that ask for so many of them in a header."""
-
-    def __init__(self, app: ASGIApp, number: int) -> None:
-        self._without = app
-        self._with = BaseHTTPMiddleware(app, dispatch=pass_on)
-        self._number = number
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        wanted = dict(scope.get("headers", ())).get(b"stacked", b"0")
-        await (self._with if int(wanted) >= self._number else self._without)(scope, receive, send)
-
-
-async def pass_on(request: Request, call_next: RequestResponseEndpoint) -> Response:
-    return await call_next(request)
-
-
 app = FastAPI()
 db.install(app)
-for number_of_middleware in (1, 2, 3, 4):
-    app.add_middleware(Stacked, number=number_of_middleware)
+stack(app)
 app.include_router(watch.router())
 for add, session_kind in ((add_sync, "sync"), (add_async, "async")):
     for made, name_of_router in ((APIRouter(), "own"), (fastapi.APIRouter(), "plain")):
