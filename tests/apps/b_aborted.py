@@ -42,6 +42,7 @@ SLOW = text(
         "SELECT count(*) FROM c",
     }[db.engine.dialect.name]
 )
+MANY = text("WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 100000) SELECT x FROM c")
 COUNT = select(func.count()).select_from(Note)
 PAUSE = 0.005
 
@@ -99,6 +100,17 @@ def add_async(router: fastapi.APIRouter) -> None:
             session.add(Note(text=mark))
             await session.flush()
             await session.execute(SLOW)
+
+    @router.get("/cursor")
+    async def cursor() -> StreamingResponse:
+        async def body() -> AsyncIterator[str]:
+            async with db.begin() as session:
+                result = await session.stream(MANY, execution_options={"yield_per": 100})
+                async for rows in result.partitions():
+                    yield f"{rows}\n"
+                    await asyncio.sleep(PAUSE)
+
+        return StreamingResponse(body())
 
     add_streams(router, Depends(counted), count)
 

@@ -15,6 +15,7 @@ pytest_plugins = ["apps.b_fixtures"]
 WHERE = sorted({(database, kind) for database, kind, _ in FORMS})
 NUMBERS = count(1)
 PATHS = ("read", "write/{mark}", "stream", "sse", "socket")
+OF = {"sync": PATHS, "async": (*PATHS, "cursor")}  # in a `def` generator it is left to the garbage collector
 ABORTS, CLIENTS = 60, 5
 LONGEST = 0.3  # seconds until the client goes away
 AFTER = 100
@@ -56,7 +57,7 @@ def ordinary(one: Served, kind: str) -> None:
 
 def aborted(one: Served, kind: str, number: int, mark: str, *, stacked: int) -> Request:
     router = ("own", "plain")[number % 2]
-    path = PATHS[number // 2 % len(PATHS)].format(mark=mark)
+    path = OF[kind][number // 2 % len(OF[kind])].format(mark=mark)
     url = f"{one.server.url}/{kind}/{router}/{path}"
     request = upgrade(url) if path == "socket" else Request("POST" if path.startswith("write") else "GET", url)
     return replace(request, headers={**request.headers, "Stacked": str(stacked)})
