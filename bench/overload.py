@@ -112,7 +112,7 @@ def peak(rows: Sequence[Row], subject: str) -> float:
 def _measure(subject: Subject, load: float, url: str, seconds: float) -> Row:
     pressing = Phase(rate=load * CAPACITY, seconds=seconds)
     with _served(subject.app, url, TARGET=subject.target or "0.2") as (port, pid):
-        asyncio.run(press(port, subject.path, [Phase(rate=20, seconds=0.5)]))  # connections are open
+        asyncio.run(press(port, subject.path, [Phase(rate=20, seconds=0.5)]))  # the code is warm
         most = [0.0]
         watching = _watch_memory(pid, most)
         cpu, starved, started = _cpu_seconds(pid), _starved_seconds(pid), time.monotonic()
