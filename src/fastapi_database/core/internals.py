@@ -78,7 +78,7 @@ class ClosablePool(QueuePool):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.disposed = False
+        self.disposed = self.abandoned = False
         self.made: WeakSet[Any] = WeakSet()
         self.counting = threading.Lock()
         self.waiting = 0
@@ -152,13 +152,19 @@ class ClosablePool(QueuePool):
             pass
 
     def abandon(self) -> list[Any]:
-        """Give what is connected, idle or in use, and put something that refuses to work in its place."""
+        """Give what is connected, idle or in use, and put something that refuses to work in its place.
+
+        For a forked child, where a thread of the parent may hold any lock: of this pool, and of what is noted of the
+        connections. From now on none is asked for, and nothing comes back.
+        """
+        self.abandoned = True
         taken: list[Any] = []
         for record in self.made:
             if record.dbapi_connection is None:
                 continue
             taken.append(record.dbapi_connection)
             record.dbapi_connection = inherited = Inherited()
+            record.info.clear()
             user = None if record.fairy_ref is None else record.fairy_ref()
             if user is not None:
                 user.dbapi_connection = inherited
@@ -172,6 +178,8 @@ class ClosablePool(QueuePool):
             self.count(-1)
 
     def _do_return_conn(self, record: Any) -> None:
+        if self.abandoned:
+            return
         if self.disposed:
             try:
                 record.close()

@@ -57,6 +57,7 @@ class Resources:
 
     def begin_anew(self) -> None:
         """Leave to the parent what is its own. Units that are open in the child can only end."""
+        self.dialect.begin_anew()
         self.connections.begin_anew()
         self.admission.begin_anew()
         self.threads.begin_anew()

@@ -128,6 +128,9 @@ class Dialect(ABC):
     def close(self) -> None:  # noqa: B027
         """Undo :meth:`open`."""
 
+    def begin_anew(self) -> None:  # noqa: B027
+        """Have no lock, in a forked child, that a thread of the parent may hold."""
+
     def refuses_after_fork(self, *, in_use: int) -> FastAPIDatabaseError | None:
         """Tell why a forked child can not use this database, if so; ``in_use`` connections were copied into it."""
         return None

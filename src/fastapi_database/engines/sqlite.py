@@ -199,6 +199,10 @@ class SQLite(Dialect):
         if anchor is not None:
             anchor.close()
 
+    def begin_anew(self) -> None:
+        if self._shapes is not None:
+            self._shapes = Shapes()  # connections that have the old ones are the parent's
+
     def refuses_after_fork(self, *, in_use: int) -> FastAPIDatabaseError | None:
         if in_use:
             return InheritedConnection(
