@@ -150,25 +150,29 @@ class Connections:
             transaction.interruption.end()
 
     async def probe(self) -> bool:
-        """Ask the database whether it is there, without leaving a connection behind.
+        """Ask the database whether it is there; see :meth:`ask`."""
+        if self.dialect.address() is not None:  # else a writer would keep the question waiting
+            await self.ask(self.dialect.question)
+        return True
+
+    async def ask(self, question: str) -> list[Any]:
+        """Ask the database something, without leaving a connection behind.
 
         Called by a holder of a place. An idle connection is asked where there is one; else one is opened and closed
         again. Raises what connecting raises, and what the driver raises for the question.
         """
-        if self.dialect.address() is None:
-            return True  # nothing outside the process; a writer would keep the question waiting
         try:
             engine = self.async_engine()
         except DriverNotInstalled:
-            return await asyncio.to_thread(self._probe, self.sync_engine())
-        return await greenlet_spawn(self._probe, engine.sync_engine)
+            return await asyncio.to_thread(self._ask, self.sync_engine(), question)
+        return await greenlet_spawn(self._ask, engine.sync_engine, question)
 
-    def _probe(self, engine: Engine) -> bool:
+    def _ask(self, engine: Engine, question: str) -> list[Any]:
         connection = engine.raw_connection()
         try:
             cursor = connection.cursor()
-            cursor.execute(self.dialect.question)
-            cursor.fetchall()
+            cursor.execute(question)
+            rows = list(cursor.fetchall())
             cursor.close()
         except BaseException:
             connection.invalidate()
@@ -178,7 +182,7 @@ class Connections:
             connection.close()
         else:
             connection.invalidate()  # opened for this question only
-        return True
+        return rows
 
     async def address_answers(self) -> bool:
         """Tell whether anything listens at the database's address."""

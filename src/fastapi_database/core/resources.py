@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from fastapi_database.config import Settings
+from fastapi_database.core import limits
 from fastapi_database.core.admission import Admission
 from fastapi_database.core.cancellation import let_result_stand, nothing
 from fastapi_database.core.connections import Connections
 from fastapi_database.core.fork import watch_forks
 from fastapi_database.core.leaks import Leaks
-from fastapi_database.core.queue import Owner, Ticket
+from fastapi_database.core.queue import Named, Owner, Ticket
 from fastapi_database.core.stacks import line_of
 from fastapi_database.core.threads import Threads
 from fastapi_database.core.unit import AsyncUnit, Counters, Intent, Services, SyncUnit, Unit
@@ -85,6 +87,29 @@ class Resources:
     def opened(self, unit: Unit) -> bool:
         """Tell whether a unit is one of this ``Database``."""
         return unit.is_of(self._services)
+
+    async def look_at_limits(self, *, processes: int | None) -> None:
+        """Warn in the log when all processes together may open more connections than the server has for them.
+
+        Asks the server one question, when there are enough of them to matter, and gives up after some seconds. Raises
+        nothing but a cancellation.
+        """
+        most, question = self.settings.max_connections, self.dialect.room_question
+        if question is None or (processes or 1) * most <= limits.FEW:
+            return
+        ticket = self.admission.try_acquire(owner=Named("the look at the server's limits"))
+        if ticket is None:  # it is busy already
+            return
+        try:
+            async with asyncio.timeout(limits.PATIENCE):
+                row = (await self.connections.ask(question))[0]
+            told = limits.warning(limits.Room(*row), processes=processes, max_connections=most)
+            if told is not None:
+                limits.logger.warning("%s: %s", self.dialect.describe(), told)
+        except Exception as error:  # noqa: BLE001 - a server that can not be reached says so to the first request
+            limits.logger.debug("the server's limits could not be read: %r", error)
+        finally:
+            self.admission.release(ticket)
 
     async def pause(self) -> None:
         """Close everything that a later use can open again: the end of a lifespan."""

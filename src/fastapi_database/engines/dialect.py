@@ -42,6 +42,8 @@ class Dialect(ABC):
     """True where the driver keeps its locks by process, so that a forked child must not have a copy of a connection."""
     remote: ClassVar[bool] = True
     """True where connections go to a server, which many who come at once can run over."""
+    room_question: str | None = None
+    """Asks how many connections the server allows, how many are reserved, and how many others have."""
     question: ClassVar[str] = "SELECT 1"
     """The cheapest statement that only a database in working order answers."""
 

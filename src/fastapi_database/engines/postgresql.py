@@ -81,7 +81,14 @@ class PostgreSQL(Dialect):
 
     name: ClassVar[str] = "postgresql"
     drivers: ClassVar[tuple[str, ...]] = ("psycopg", "asyncpg", "psycopg2")
-    pooled = False
+    room_question: str | None = (
+        "SELECT CAST(current_setting('max_connections') AS int), "
+        "CAST(current_setting('superuser_reserved_connections') AS int) "
+        "+ CAST(coalesce(current_setting('reserved_connections', true), '0') AS int), "  # from PostgreSQL 16 on
+        "CAST(count(*) AS int) FROM pg_stat_activity WHERE datname IS NOT NULL "
+        "AND (datname <> current_database() OR usename <> current_user)"
+    )
+    pooled: bool = False
     """True behind a transaction pooler: what is sent outside of a transaction may meet one server after the other."""
 
     def __init__(self, url: URL, limits: Limits = Limits()) -> None:  # noqa: B008 - it is frozen
@@ -119,6 +126,7 @@ class PostgreSQL(Dialect):
         refuse_start_up_parameters("the URL's", self.url.query)
         refuse_start_up_parameters("connect_args'", arguments)
         self.pooled = True
+        self.room_question = None  # it is the pooler that has the connections
 
     def connect_arguments(self, driver: str, arguments: dict[str, Any]) -> dict[str, Any]:
         if self.pooled:

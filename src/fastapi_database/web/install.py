@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import sys
 import weakref
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -12,6 +15,7 @@ from fastapi.routing import APIRoute
 from starlette.middleware import Middleware
 from starlette.types import Lifespan
 
+from fastapi_database.core.limits import workers
 from fastapi_database.core.resources import Resources
 from fastapi_database.errors import AlreadyInstalled, InstalledTooLate
 from fastapi_database.web import internals, problems
@@ -59,10 +63,13 @@ def _lifespan(installation: Installation, resources: Resources, original: Lifesp
         try:
             async with original(app) as state:
                 resources.serving = True
+                look = asyncio.create_task(resources.look_at_limits(processes=workers(sys.argv, os.environ)))
                 try:
                     yield state
                 finally:
                     resources.serving = False
+                    look.cancel()
+                    await asyncio.wait({look})
         finally:
             await resources.pause()
 
