@@ -222,3 +222,17 @@ def test_a_connection_refused_at_the_limit_is_noted_like_any_other_refusal(sqlit
     with db.engine.connect():
         assert [type(one) for one in asyncio.run(main())] == [errors.QueueTimeout]
     db.close()
+
+
+@pytest.mark.anyio
+async def test_a_probe_leaves_an_idle_connection_open_and_none_of_its_own(url: str, opened: Opened) -> None:
+    db = Database(url, max_connections=POOL)
+    assert await db._resources.connections.probe()
+    assert opened.now == db.stats().open == 0
+    async with db.begin() as session:
+        await session.execute(text("SELECT 1"))
+    (idle,) = opened._now
+    assert await db._resources.connections.probe()
+    assert opened._now == {idle}
+    assert db.stats().idle == 1
+    await db.aclose()

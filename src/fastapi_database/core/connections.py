@@ -178,7 +178,7 @@ class Connections:
             connection.invalidate()
             raise
         self.last_answer.now()
-        if _RETURNED in (connection.record_info or {}):
+        if _RETURNED in connection.info:
             connection.close()
         else:
             connection.invalidate()  # opened for this question only
