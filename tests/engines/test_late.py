@@ -79,6 +79,12 @@ def read(session: Session) -> None:
     session.scalars(select(Note.text)).all()
 
 
+def test_a_statement_that_the_driver_refuses_costs_no_connection(case: Case) -> None:
+    """psycopg has no SQLSTATE for its own errors; a lost connection has none either."""
+    statement = select(Note.id).where(Note.id.in_(range(70_000)))
+    assert case.get(lambda session: session.scalars(statement).all()) == "database-error"
+
+
 def test_a_request_that_only_reads_is_never_in_a_transaction(case: Case) -> None:
     def work(session: Session) -> list[str]:
         read(session)
@@ -218,16 +224,33 @@ def test_what_a_hook_does_with_the_drivers_connection_is_part_of_the_unit(case: 
     assert case.notes() == []
 
 
-def test_with_a_listener_that_gets_the_drivers_cursor_everything_begins_at_once(case: Case) -> None:
+def by_options(engine: Any) -> None:
+    engine.update_execution_options(isolation_level="REPEATABLE READ")
+
+
+def listening_to(name: str) -> Callable[[Any], None]:
+    def listen(engine: Any) -> None:
+        event.listen(engine, name, lambda *_: None)
+
+    listen.__name__ = name
+    return listen
+
+
+HEARD = ("begin", "engine_connect", "before_execute", "after_execute", "before_cursor_execute", "after_cursor_execute")
+HEARD += ("do_execute",)
+
+
+@pytest.mark.parametrize("change", [by_options, *map(listening_to, HEARD)], ids=lambda one: one.__name__)
+def test_with_a_listener_that_gets_the_connection_everything_begins_at_once(case: Case, change: Any) -> None:
+    """More than one request: the first must give its connection back as it was."""
     db = case.database()
 
     def work(session: Session) -> str:
-        engine = db.engine if case.kind == "sync" else db.async_engine.sync_engine
-        event.listen(engine, "before_cursor_execute", lambda *_: None)
+        change(db.engine if case.kind == "sync" else db.async_engine.sync_engine)
         read(session)
         return case.state()
 
-    assert case.get(work, db=db) == IN_TRANSACTION
+    assert [case.get(work, db=db) for _ in range(3)] == [IN_TRANSACTION] * 3
 
 
 @pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])

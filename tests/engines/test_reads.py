@@ -47,6 +47,8 @@ MAY_WRITE = {
     "one in a condition": select(User).where(func.audit(User.id)),
     "one of a schema": select(func.shop.count(User.id)),
     "a quoted one": text('SELECT "count"(id) FROM users'),
+    "a name that is likely to be the application's": select(func.log("x")),
+    "a name with a dollar": text("SELECT max, add$(1) FROM users"),
     "set_config": select(func.set_config("app.tenant", "a", True)),
     "advisory lock": select(func.pg_advisory_xact_lock(1)),
     "update": update(User).values(name="x"),

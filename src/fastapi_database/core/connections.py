@@ -146,6 +146,7 @@ class Connections:
             await self.dialect.interrupt(connection.connection.driver_connection)
         except Exception as error:  # noqa: BLE001 - what can not be stopped runs to its end, or to its time-out
             logger.warning("a statement could not be cancelled: %r", error)
+            transaction.interruption.uncertain = True
         finally:
             transaction.interruption.end()
 

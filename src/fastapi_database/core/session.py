@@ -54,7 +54,7 @@ class UnitSession(Session):
 
     def commit(self) -> None:
         self._check_context()
-        self.unit.refuse_if_abandoned()
+        self.unit.refuse_to_commit()
         super().commit()
 
     def rollback(self) -> None:

@@ -234,6 +234,7 @@ class Unit(ABC):
         if self.ended:
             return
         self._note_swallowed_refusal()
+        undone = commit and self._abandoned and self.needs_io
         try:
             if commit and self._deadline is not None and self.needs_io:
                 self._note_if_late(self._deadline)
@@ -251,6 +252,14 @@ class Unit(ABC):
             self.end()
         if commit and self.fatal is not None:
             raise self.fatal
+        if undone:
+            self.refuse_if_abandoned()  # whoever is there all the same must not read that it was stored
+
+    def refuse_to_commit(self) -> None:
+        """Raise what stands in the way of a COMMIT that the application asks for itself."""
+        self.refuse_if_abandoned()
+        if self._deadline is not None and self.needs_io:
+            self._refuse_if_late(self._deadline)
 
     def cancel(self) -> None:
         """Note that nobody waits for the answer any more: what has not been committed yet is rolled back."""

@@ -19,12 +19,14 @@ _PATIENCE = 5.0  # seconds; whoever sends the request gives up before that
 class Interruption:
     """Belongs to one unit's use of one connection; used by the unit and by whoever stops it, in any thread."""
 
-    __slots__ = ("_lock", "_over", "_sent")
+    __slots__ = ("_lock", "_over", "_sent", "uncertain")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._over = False
         self._sent: Future[None] | None = None
+        self.uncertain = False
+        """Whether a request may still be on its way: nobody else may have the connection then."""
 
     def begin(self) -> bool:
         """Say that a request to cancel is about to be sent; False when the connection is no longer the unit's."""

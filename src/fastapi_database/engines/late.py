@@ -32,6 +32,15 @@ _CHARACTERISTICS = frozenset({"isolation_level", "postgresql_readonly", "postgre
 """Execution options that say what a transaction is to be like, so that one has to begin."""
 
 
+_HEARD = (
+    "begin", "engine_connect", "before_execute", "after_execute", "before_cursor_execute", "after_cursor_execute",
+)  # fmt: skip
+"""Events of an engine whose listeners get the connection, and may count on a transaction without a word to us."""
+
+_TAKEN_OVER = ("do_execute", "do_executemany", "do_execute_no_params")
+"""Events of a dialect, whose listeners execute in its place."""
+
+
 class LateUnitEngine(UnitEngine):
     """The engine of units of work that are expected to read."""
 
@@ -55,10 +64,10 @@ class LateUnitEngine(UnitEngine):
 
     def _may_begin_late(self, connection: PoolProxiedConnection) -> bool:
         dialect: Any = self.dialect
-        # A listener of the application's gets the driver's cursor, and may count on a transaction without a word to us.
         return (
             dialect.default_isolation_level == _READ_COMMITTED
-            and not self.dispatch.before_cursor_execute
+            and not any(getattr(self.dispatch, name) for name in _HEARD)
+            and not any(getattr(dialect.dispatch, name) for name in _TAKEN_OVER)
             and dialect.is_idle(connection)
         )
 

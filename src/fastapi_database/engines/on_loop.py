@@ -142,6 +142,7 @@ class OnLoop:
         self._clean = False  # whether the transaction began here and only reads were run since
         self._locked = False  # whether it began with the writer's lock, and nothing was run that could have ended it
         self._schema: int | None = None  # the version of the schema of a transaction that writes here
+        self._has_own_schema: bool | None = None  # which may have a trigger that no other connection knows
         self._turn = (0, 0.0)
         self._reads = self._stays = False  # what the next hand-over does to the transaction
         self._commits = False  # whether it is a COMMIT
@@ -207,6 +208,8 @@ class OnLoop:
         """Say which statement the next hand-over is for; without one it may be for anything."""
         self._reads = shape is not None and shape.place is Place.READ
         self._stays = self._reads or sql.lstrip()[:6].upper() in _IN_IT
+        if self._shapes is not None and not self._stays:
+            self._shapes.wal = False  # it may be a PRAGMA: the next judgement asks
 
     def announce_commit(self) -> None:
         """Say that the next hand-over is a COMMIT."""
@@ -221,6 +224,8 @@ class OnLoop:
         self._commits = False
         self.asked += 1
         self._turn = (0, 0.0)
+        if not self._stays and not commits:
+            self._has_own_schema = None
         self._clean = self._clean and self._reads
         self._locked = self._locked and self._stays
         self._reads = self._stays = False
@@ -275,7 +280,9 @@ class OnLoop:
         if self._schema is None:
             self._come(raw)
             self._schema = self._ask(raw, "PRAGMA schema_version")
-        return self._schema == shape.schema
+        if self._has_own_schema is None:
+            self._has_own_schema = bool(self._ask(raw, "PRAGMA temp.schema_version"))
+        return self._schema == shape.schema and not self._has_own_schema
 
     def _took(self, shape: Shape, started: float) -> None:
         seconds = self._clock() - started
@@ -334,8 +341,6 @@ class OnLoop:
         self._shapes.judged(shape, place)
 
     def _writes_nothing_before_commit(self, raw: sqlite3.Connection) -> bool:
-        if self._ask(raw, "PRAGMA temp.schema_version"):
-            return False  # there may be a trigger that only this connection has
         mode = self._ask(raw, "PRAGMA journal_mode")
         self._shapes.wal = mode == "wal"  # type: ignore[union-attr]
         return mode in {"wal", "memory"}

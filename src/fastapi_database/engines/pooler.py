@@ -30,8 +30,9 @@ _TRACKED = {"application_name", "client_encoding", "datestyle", "standard_confor
 """Parameters that PgBouncer takes, and sets on the server for each transaction."""
 
 _FOR_THE_CONNECTION = re.compile(
-    r"""\s*(?:
-        (?P<set>(?:SET|RESET)\s+(?!LOCAL\b|TRANSACTION\b|CONSTRAINTS\b)(?:SESSION\s+)?\w+)
+    r"""(?:\s|--[^\n]*\n|/\*.*?\*/)*(?:
+        (?P<set>(?:SET|RESET)\s+(?!LOCAL\b|TRANSACTION\b|CONSTRAINTS\b)(?:SESSION\s+)?["\w]+)
+      | (?P<config>.*\bset_config\s*\(.*\bfalse\b)
       | (?P<listen>(?:UN)?LISTEN\b)
       | (?P<prepare>(?:PREPARE\s+(?!TRANSACTION\b)|DEALLOCATE\b|DISCARD\b|LOAD\b)\S*)
       | (?P<temporary>CREATE\s+(?:(?:GLOBAL|LOCAL)\s+)?TEMP(?:ORARY)?\s+(?!.*\bON\s+COMMIT\s+DROP\b)\w+)
@@ -43,6 +44,7 @@ _FOR_THE_CONNECTION = re.compile(
 
 _INSTEAD = {
     "set": "SET LOCAL, which ends with the transaction, or ALTER ROLE ... SET for all of them",
+    "config": "set_config(..., true), which ends with the transaction",
     "listen": "a Database of its own for listeners, with the server's address and not the pooler's",
     "prepare": "the statement itself",
     "temporary": "CREATE TEMPORARY TABLE ... ON COMMIT DROP, in the transaction that uses it",
@@ -83,6 +85,10 @@ class PooledTransactions(Transactions):
         _refuse(statement)
         super().do_execute(cursor, statement, parameters, context)
 
+    def do_executemany(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        _refuse(statement)
+        super().do_executemany(cursor, statement, parameters, context)
+
     def do_execute_no_params(self, cursor: Any, statement: str, context: Any = None) -> None:
         _refuse(statement)
         super().do_execute_no_params(cursor, statement, context)
@@ -92,6 +98,6 @@ def _refuse(statement: str) -> None:
     instead = session_feature(statement)
     if instead is not None:
         raise SessionFeature(
-            f"{' '.join(statement.split())[:60]!r} is for the whole connection, and behind a pooler "
+            f"{' '.join(statement.partition('=')[0].split()[:3])!r} is for the whole connection, and behind a pooler "
             f"(transaction_pooler=True) that is a server which another client has next. Write {instead}"
         )

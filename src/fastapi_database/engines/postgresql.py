@@ -397,9 +397,13 @@ class PsycopgTransactions(PostgreSQLTransactions):
         return info is not None and info.transaction_status == _IDLE
 
     def is_disconnect(self, e: Any, connection: Any, cursor: Any) -> bool:
-        """Take an error that is not the server's for a lost connection, also while SQLAlchemy sets one up."""
-        operational = isinstance(e, self.loaded_dbapi.OperationalError)
-        return (operational and getattr(e, "sqlstate", "") is None) or super().is_disconnect(e, connection, cursor)
+        """Take an error that is not the server's, of a connection that is closed by it, for a lost connection.
+
+        Also while SQLAlchemy sets one up. Other such errors are the driver's own: too many parameters, say.
+        """
+        if isinstance(e, self.loaded_dbapi.OperationalError) and getattr(e, "sqlstate", "") is None:
+            return bool(getattr(getattr(connection, "driver_connection", connection), "closed", True))
+        return super().is_disconnect(e, connection, cursor)
 
     def do_commit(self, dbapi_connection: PoolProxiedConnection) -> None:
         driver_connection: Any = dbapi_connection.driver_connection

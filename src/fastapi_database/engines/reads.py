@@ -13,18 +13,18 @@ REMEMBERED = 1024
 """Texts whose answer is remembered. An application sends the same texts over and over."""
 
 # What may stand before an opening parenthesis: words of the language, types, and functions of PostgreSQL that neither
-# write nor lock, and give the same answer whenever the transaction began.
+# write nor lock, and give the same answer whenever the transaction began. None whose name an application is likely to
+# give to a function of its own, such as log().
 _PLAIN = """
-    all and any array as between by case cast distinct else end except exists filter from full group having in inner
-    intersect is join lateral left like ilike limit natural not offset on or order outer over partition recursive right
-    row materialized select similar some then to union using values when where with within
-    bit char character decimal float numeric time timestamp varbit varchar varying
-    abs array_agg array_length avg bool_and bool_or cardinality ceil ceiling char_length coalesce concat concat_ws count
-    cume_dist date_part date_trunc dense_rank every exp extract first_value floor greatest initcap json_agg jsonb_agg
-    json_build_object jsonb_build_object lag last_value lead least left length ln log lower lpad ltrim max md5 min mod
-    mode nth_value ntile nullif percent_rank percentile_cont percentile_disc power rank replace reverse round row_number
-    row_to_json rpad rtrim sign split_part sqrt starts_with stddev stddev_pop stddev_samp string_agg strpos substr
-    substring sum to_json to_jsonb translate trim trunc unnest upper var_pop var_samp variance
+    all and any array as between by case cast distinct else end except exists filter from group having in inner
+    intersect is join lateral like ilike limit natural not offset on or order outer over partition recursive row
+    materialized select similar some then to union using values when where with within bit char character decimal
+    float numeric time timestamp varbit varchar varying abs array_agg array_length avg bool_and bool_or cardinality
+    ceil ceiling char_length coalesce concat concat_ws count cume_dist date_part date_trunc dense_rank every extract
+    first_value floor greatest initcap json_agg jsonb_agg json_build_object jsonb_build_object lag last_value lead
+    least length lower lpad ltrim max min mod nth_value ntile nullif percent_rank percentile_cont percentile_disc rank
+    round row_number row_to_json rpad rtrim split_part sqrt starts_with stddev stddev_pop stddev_samp string_agg
+    strpos substr substring sum to_json to_jsonb trim trunc unnest upper var_pop var_samp variance
 """
 
 # A word of these anywhere may make it a statement that writes or locks, or one that asks when its transaction began.
@@ -37,7 +37,7 @@ _BEFORE_PARENTHESES = frozenset(_PLAIN.split())
 _NEVER = frozenset(_TELLING.split())
 
 _WORD = re.compile(r"[^\W\d]\w*")
-_CALLED = re.compile(r"([\w.\"]*)\s*\(")
+_CALLED = re.compile(r"([\w.$\"]*)\s*\(")
 
 
 @functools.lru_cache(maxsize=REMEMBERED)
@@ -45,7 +45,8 @@ def only_reads(statement: str) -> bool:
     """Tell whether a statement does nothing but read, as far as its text shows.
 
     Unknown functions may do anything, so they do not pass, nor does anything that is not plain at first sight. What the
-    text can not show are functions that a view, a row-level policy or an operator calls.
+    text can not show are functions that a view, a row-level policy or an operator calls, one that is written as an
+    attribute (``notes.seen``), and one of the application's that has the name of PostgreSQL's.
 
     >>> only_reads("SELECT users.id FROM users WHERE users.id = $1::INTEGER")
     True

@@ -235,6 +235,8 @@ def returned(entry: ConnectionPoolEntry) -> None:
     transaction: UnitTransaction | None = entry.info.pop(_TRANSACTION, None)
     if transaction is not None:
         transaction.interruption.give_back()
+        if transaction.interruption.uncertain:
+            entry.invalidate()  # a request that comes late must not find another unit
 
 
 @functools.cache

@@ -32,6 +32,8 @@ class Client:
         self._watched = False
         self._in_body = False
         """Whether a part of the body was read, and not the last."""
+        self._through = False
+        """Whether the last part of the body was read."""
         self._over = False
 
     async def receive(self) -> Message:
@@ -90,6 +92,9 @@ class Client:
     def _note(self, message: Message) -> None:
         if message["type"] == "http.request":
             self._in_body = bool(message.get("more_body"))
+            # After the last part of a body nothing comes but the end; who says it again would say so for ever.
+            self._over = self._over or self._through
+            self._through = not self._in_body
         elif message["type"] == "http.disconnect" and not self._over:
             self._over = True
             self._on_leaving()
