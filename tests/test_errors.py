@@ -280,7 +280,7 @@ RAISED: dict[type[FastAPIDatabaseError], tuple[Callable[..., None], str, str]] =
     errors.SessionReleased: (session_released, r"db\.begin\(\) at test_errors\.py:\d+", "before or after the block"),
     errors.LoadOutsideSession: (load_outside_session, r"db\.begin\(\) at test_errors\.py:\d+", "selectinload"),
     errors.InheritedConnection: (inherited_connection, "was forked was used in the child", "Open a new one"),
-    errors.SessionFeature: (session_feature, "SET search_path TO other", "Write SET LOCAL"),
+    errors.SessionFeature: (session_feature, "'SET search_path TO' is for", "Write SET LOCAL"),
     errors.TransactionAborted: (transaction_aborted, "COMMIT", r"session\.begin_nested\(\)"),
     errors.DeadlineExceeded: (deadline_exceeded, r"had 0\.01 s for its unit of work", "raise timeout="),
     errors.OutcomeUnknown: (outcome_unknown, "between COMMIT and its answer", "Look for what it was to store"),

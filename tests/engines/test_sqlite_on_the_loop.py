@@ -230,6 +230,20 @@ async def test_a_write_that_a_trigger_made_long_leaves_the_loop_at_once(db: Data
         assert await session.scalar(text("SELECT size FROM item WHERE id = 1")) == 2
 
 
+async def test_a_write_that_one_connection_has_a_trigger_for_stays_in_its_thread(db: Database) -> None:
+    await known(db, (WRITE, {"name": "Ada"}))
+    trigger = "CREATE TEMP TRIGGER own AFTER INSERT ON item BEGIN UPDATE item SET size = 1 WHERE id < 100; END"
+    async with db.async_engine.connect() as other:
+        await other.execute(text("SELECT 1"))  # so that the connection the write was judged on is in use
+        async with db.begin() as session:
+            await session.execute(text(trigger))
+        async with db.begin() as session:
+            connection = await driver(session)
+            before = connection.on_loop.asked
+            await session.execute(text(WRITE), {"name": "Ada"})
+            assert connection.on_loop.asked == before + 1
+
+
 async def test_many_statements_of_one_task_let_the_others_have_their_turn(db: Database) -> None:
     await known(db, (READ, {"id": 1}))
     turns = 0
