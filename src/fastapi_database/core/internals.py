@@ -1,6 +1,6 @@
 """Everything this library touches that SQLAlchemy and AnyIO do not document, in one place.
 
-Seen in SQLAlchemy 2.0.58 and 2.1.0 to 2.1.9, and in AnyIO 4.16. Each detail has a test in
+Seen in SQLAlchemy 2.0.50 to 2.0.58 and 2.1.0 to 2.1.9, and in AnyIO 4.16. Each detail has a test in
 ``tests/core/test_internals.py`` that fails when a version changes it.
 
 * ``QueuePool._create_connection``, ``._close_connection``, ``._do_get``, ``._do_return_conn``, ``._dec_overflow``,

@@ -1,6 +1,6 @@
 """Everything the engines touch that SQLAlchemy and the drivers do not document, in one place.
 
-Seen in SQLAlchemy 2.0.58 and 2.1.0 to 2.1.9, and in asyncpg 0.30 to 0.32. Each detail has a test in
+Seen in SQLAlchemy 2.0.50 to 2.0.58 and 2.1.0 to 2.1.9, and in asyncpg 0.30 to 0.32. Each detail has a test in
 ``tests/core/test_internals.py``.
 
 * ``asyncio._get_running_loop``, ``sqlalchemy.util.await_only`` and ``__sqlalchemy_greenlet_provider__``: see
