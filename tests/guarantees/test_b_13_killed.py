@@ -11,6 +11,7 @@ import pytest
 from support.clients import Answer, burst, statuses
 from support.postgres import PostgreSQL
 from support.server import Server
+from support.unpromised import unpromised
 
 FORMS = [("sync", "psycopg"), ("async", "psycopg"), ("async", "asyncpg")]
 NAMES = ["-".join(form) for form in FORMS]
@@ -87,6 +88,7 @@ def test_b13_only_the_requests_whose_connection_was_killed_are_answered_503(
     assert "Traceback" not in server.log()
 
 
+@pytest.mark.parametrize("served", [*FORMS[:2], pytest.param(FORMS[2], marks=unpromised)], ids=NAMES, indirect=True)
 def test_a10_whoever_is_killed_anywhere_is_told_what_is_known(
     served: tuple[Server, str], postgresql: PostgreSQL, postgresql_url: str
 ) -> None:
