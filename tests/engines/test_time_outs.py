@@ -65,5 +65,5 @@ def test_the_watchdog_counts_what_one_statement_computes_and_not_what_the_applic
     assert [asked_after(0.4) for _ in range(4)] == [False, False, False, True]
     watchdog.new = True
     assert not any(asked_after(30) for _ in range(9))  # rows of a stream, sent slowly
-    watchdog.limit = 0
+    watchdog.limit, watchdog.new = 0, True
     assert not any(asked_after(0.5) for _ in range(99))

@@ -179,6 +179,7 @@ def test_the_thread_ends_with_close_and_with_the_database() -> None:
     with db.begin() as session:  # and another use watches again
         session.execute(SELECT)
     assert watching() == before + 1
+    db.engine.dispose()  # its connections would complain that nobody closed them
     del db, session
     gc.collect()
     assert comes_true(lambda: watching() == before, 10.0)

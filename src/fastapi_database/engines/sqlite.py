@@ -65,9 +65,7 @@ class ClosingConnection(PlainConnection):
     def cursor(self, *arguments: Any, **options: Any) -> Any:
         """Make a cursor, and remember it. SQLAlchemy makes one for each statement, which gets its whole time."""
         cursor = super().cursor(*arguments, **options)
-        watchdog = self.watchdog
-        watchdog.new = True
-        watchdog.limit = watchdog.usual
+        self.watchdog.new = True
         self._cursors.add(cursor)
         return cursor
 
@@ -269,6 +267,9 @@ def _begin_transactions(dbapi_connection: Any, _record: object, _proxy: object) 
     """
     if dbapi_connection.isolation_level is None:
         dbapi_connection.isolation_level = _TRANSACTIONS
+    connection = sqlite3_connection(getattr(dbapi_connection, "driver_connection", dbapi_connection))
+    if isinstance(connection, ClosingConnection):
+        connection.watchdog.limit = None  # the time of the unit that had it before
 
 
 def _set_pragmas(dbapi_connection: Any, _record: object) -> None:

@@ -23,13 +23,14 @@ class Watchdog:
     It must not know the connection: SQLite's handle keeps it, so the two would wait for the garbage collector.
     """
 
-    __slots__ = ("_asked", "_clock", "_spent", "limit", "new", "usual")
+    __slots__ = ("_asked", "_clock", "_limit", "_spent", "limit", "new", "usual")
 
     def __init__(self, limit: float, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.usual = limit
         """Seconds a statement may take; 0 is no limit."""
-        self.limit = limit
-        """The same for the statement that is running now."""
+        self.limit: float | None = None
+        """The same for the next statement, where its unit of work has a time of its own."""
+        self._limit = limit  # for the statement that is running now
         self.new = True
         """Whether another statement begins; set by the connection."""
         self._asked = self._spent = 0.0
@@ -48,6 +49,8 @@ class Watchdog:
         if self.new:
             self.new = False
             self._spent = 0.0
+            # Said before or after the driver made its cursor: SQLAlchemy 2.0 does that later than 2.1.
+            self._limit = self.usual if self.limit is None else self.limit
         elif passed < _ANOTHER_CALL:
             self._spent += passed
-        return 0 < self.limit < self._spent
+        return 0 < self._limit < self._spent
