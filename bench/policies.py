@@ -64,7 +64,7 @@ class LastFirst(Line):
     def first(self) -> Ticket:
         return self._claims[max(self._claims)][-1] if self.shedding.standing else super().first
 
-    def overdue(self, now: float, *, coming: int) -> list[Ticket]:
+    def overdue(self, now: float) -> list[Ticket]:
         return []
 
 

@@ -69,7 +69,7 @@ class AdmissionModel(RuleBasedStateMachine):
             free = free and self.writer() is None and not self.upgrading
         ticket, refusal = self.claim(writer, owner)
         if not free:
-            self.shed_from(writes, coming=1)
+            self.shed_from(writes)
             if len(self.waiters) >= self.max_waiting:
                 last = max(self.waiters, key=turn, default=None)
                 if last is None or last.priority >= priority:
@@ -184,13 +184,13 @@ class AdmissionModel(RuleBasedStateMachine):
         except QueueFull as refusal:
             return None, str(refusal)
 
-    def shed_from(self, writes: bool, coming: int = 0) -> None:
-        """Send those away who have waited too long, the lowest priority first and never everybody."""
+    def shed_from(self, writes: bool) -> None:
+        """Have those who have waited too long make room for a claim that comes, the lowest priority first."""
         line = [one for one in self.waiters if (one in self.writes) == writes]
         if not self.verdicts[writes].standing:
             return
         late = [one for one in line if self.now - one.requested > 2 * self.target]
-        for one in sorted(late, key=lambda one: (one.priority, one.number))[: len(line) + coming - 1]:
+        for one in sorted(late, key=lambda one: (one.priority, one.number)):
             self.leave(one, self.shed)
 
     def leave(self, ticket: Ticket, why: set[Ticket]) -> None:
@@ -208,8 +208,6 @@ class AdmissionModel(RuleBasedStateMachine):
             first = self.upgrading.pop(0)
             self.writes.add(first)
             self.expected_woken.append(first)
-        self.shed_from(writes=False)
-        self.shed_from(writes=True)
         while len(self.holders) < self.places:
             able = [one for one in self.waiters if one not in self.writes or self.writer() is None]
             if not able:

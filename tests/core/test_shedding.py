@@ -87,6 +87,24 @@ def test_when_the_load_drops_nobody_waits_longer_than_the_target_soon_after() ->
     assert latest_late(run(iter(arrivals), target=OFF), arrivals) > 2.0
 
 
+@pytest.mark.parametrize("ends", [20.0, 20.3, 20.7])
+def test_when_nobody_comes_any_more_all_are_served_who_wait(ends: float) -> None:
+    arrivals = list(load(3.0, seconds=ends))
+    outcome = run(iter(arrivals))
+    refused = {number: arrivals[number].at + wait for number, wait in outcome.refusals.items()}
+    assert len(refused) > CAPACITY * ends
+    assert max(refused.values()) <= arrivals[-1].at
+
+
+@pytest.mark.parametrize("quiet", [2.5, 60.0])
+def test_a_burst_after_an_overload_is_judged_by_itself(quiet: float) -> None:
+    overload = list(load(3.0, seconds=20.0))
+    again = 20.0 + ROOM / CAPACITY + quiet  # whoever waited has been served
+    burst = [Arrival(again + number / (3 * CAPACITY), HOLD) for number in range(ROOM)]
+    outcome = run(iter([*overload, *burst]))
+    assert not [number for number in outcome.refusals if number >= len(overload)]
+
+
 def latest_late(outcome: Outcome, arrivals: list[Arrival]) -> float:
     """Give how long after the load dropped the last one came who waited for more than a second."""
     return max(arrivals[number].at - 20.0 for number, wait in outcome.waits.items() if wait > 1.0)

@@ -106,21 +106,19 @@ class Line:
             self.shedding.least = min(self.shedding.least, now - ticket.requested)
         self.remove(ticket)
 
-    def overdue(self, now: float, *, coming: int) -> list[Ticket]:
+    def overdue(self, now: float) -> list[Ticket]:
         """Take out those who have waited too long in a line that stands, the lowest priority first.
 
-        Never everybody, counting those who are ``coming`` now: no place stays free because who could take it was sent
-        away.
+        Only for a claim that comes now: it is the one that they make room for, and no place stays free because who
+        could take it was sent away.
         """
         if not self.shedding.standing:
             return []
         found: list[Ticket] = []
-        left = len(self) + coming
         for priority in sorted(self._claims):
             claims = self._claims[priority]
-            while left > 1 and claims and now - claims[0].requested > self.shedding.limit:
+            while claims and now - claims[0].requested > self.shedding.limit:
                 found.append(claims.popleft())
-                left -= 1
             if not claims:
                 del self._claims[priority]
         return found
@@ -143,8 +141,8 @@ class Line:
 class AdmissionQueue:
     """By priority, then first come, first served, with a bound.
 
-    Those who have waited more than twice the ``target``, in seconds, are refused while the line stands: see
-    ``core/shedding.py``.
+    Those who have waited more than twice the ``target``, in seconds, make room for each claim that comes while the line
+    stands: see ``core/shedding.py``.
 
     Every method that may grant places calls ``wake`` of the tickets it granted, in order. A place that nobody takes
     any more, because the event loop that waited was closed, goes to the next.
@@ -200,7 +198,7 @@ class AdmissionQueue:
             self._grant(ticket, now)
             return ticket
         line.shedding.came(now=now)
-        self._shed(line, now, coming=1)
+        self._shed(line, now)
         ticket.priority = owner.priority
         if self.waiting >= self.max_waiting:
             line.shedding.refused()
@@ -286,8 +284,8 @@ class AdmissionQueue:
         last.wake()
         return True
 
-    def _shed(self, line: Line, now: float, *, coming: int = 0) -> None:
-        for ticket in line.overdue(now, coming=coming):
+    def _shed(self, line: Line, now: float) -> None:
+        for ticket in line.overdue(now):
             ticket.refusal = self._overdue(ticket, line, now)
             ticket.wake()
 
@@ -308,8 +306,6 @@ class AdmissionQueue:
             ticket.writer = True
             self._writing = ticket
             ticket.wake()
-        self._shed(self._readers, now)
-        self._shed(self._writers, now)
         while len(self.held) < self.places and (line := self._next_line()) is not None:
             ticket = line.first
             line.serve(ticket, now)

@@ -14,6 +14,8 @@ refused whom the line could have served:
 - More came than were served in two intervals, and some were. After a burst nobody comes, and who waits can all be
   served; while nobody is served (a lock, a failover), sending them away would serve no one sooner, and when it is over
   they can be.
+
+And whoever is refused makes room for somebody who comes (``Line.overdue``), so once nobody comes nobody is refused.
 """
 
 from __future__ import annotations
@@ -58,6 +60,8 @@ class Shedding:
         self._pressed = True
 
     def _judge(self, now: float) -> None:
+        if now >= self._ends + INTERVAL:  # nobody came in a whole interval: what was before says nothing of now
+            self._pressed, self._came = False, 0
         too_many = self._came > EXCESS * self._served
         if self.least <= self.target and not too_many:
             self._pressed = False
