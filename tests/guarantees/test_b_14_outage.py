@@ -3,17 +3,17 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterator
-from threading import Event, Thread
 
 import pytest
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from apps.b_load import Load
 from apps.b_serving import comes_true
 from apps.c_cases import Kind, work
 from fastapi_database import Database
-from support.clients import Answer, burst, statuses
+from support.clients import burst, statuses
 from support.postgres import LocalServer
 from support.proxy import Fault, Proxy, proxied
 from support.run import Run
@@ -32,36 +32,6 @@ def proxy(private_postgresql: LocalServer) -> Iterator[Proxy]:
     private_postgresql.execute(TABLE)
     with proxied(private_postgresql.port) as one:
         yield one
-
-
-class Load:
-    """Clients that write again and again; what they are answered, and when."""
-
-    def __init__(self, server: Server, kind: str, *, clients: int = 8) -> None:
-        self.answers: list[tuple[float, Answer]] = []
-        self._url = f"{server.url}/{kind}/notes/x"
-        self._over = Event()
-        self._clients = [Thread(target=self._write) for _ in range(clients)]
-
-    def __enter__(self) -> "Load":
-        for one in self._clients:
-            one.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        for one in self._clients:
-            one.join()
-
-    def since(self, start: float) -> list[Answer]:
-        """Give the answers to requests that were sent since."""
-        return [answer for when, answer in list(self.answers) if when >= start]
-
-    def _write(self) -> None:
-        while not self._over.wait(0.005):
-            when = time.monotonic()
-            (answer,) = burst(self._url, 1, method="POST", timeout=30)
-            self.answers.append((when, answer))
 
 
 def start(serve: Callable[..., Server], url: str, port: int, driver: str) -> Server:

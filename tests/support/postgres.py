@@ -46,6 +46,8 @@ SETTINGS: Mapping[str, str | int] = {
     "log_timezone": "UTC",
     "log_line_prefix": "%m [%p] %q%a ",
 }
+# What a server has to have that others follow.
+STREAMING: Mapping[str, str | int] = {"wal_level": "replica", "max_wal_senders": 4, "wal_keep_size": "64MB"}
 CLIENTS = "FROM pg_stat_activity WHERE datname = %s AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
 
 
@@ -143,8 +145,9 @@ class LocalServer(PostgreSQL):
         super().__init__(f"postgresql://{ADMINISTRATOR}:{prepared.password}@127.0.0.1:{run.free_port()}/postgres")
         self._run = run
         self._prepared = prepared
-        self._directory = prepared.copy(run.directory / f"postgresql-{self.port}")
+        self._directory = run.directory / f"postgresql-{self.port}"
         self._data = self._directory / "data"
+        self._fill()
         self._process: tuple[int, str] | None = None  # still there after a kill
 
     @property
@@ -205,6 +208,16 @@ class LocalServer(PostgreSQL):
         self.stop(mode)
         self.start()
 
+    def standby(self) -> "Standby":
+        """Give a running standby that follows this server, and belongs to the caller, who has to close it."""
+        if self.execute("SHOW wal_level") == [("minimal",)]:
+            for name, value in STREAMING.items():
+                self.execute(f"ALTER SYSTEM SET {name} = '{value}'")
+            self.restart()
+        standby = Standby(self, self._run)
+        standby.start()
+        return standby
+
     def close(self) -> None:
         """End it for good and remove its data."""
         if self._process is not None:
@@ -216,6 +229,25 @@ class LocalServer(PostgreSQL):
         """Give all that the server has written so far."""
         file = self._directory / "log"
         return file.read_text(errors="replace") if file.exists() else ""
+
+    def _fill(self) -> None:
+        """Make the directory, with the data to start with."""
+        self._prepared.copy(self._directory)
+
+
+class Standby(LocalServer):
+    """A server that follows another one over the network, and takes no writes until it is promoted."""
+
+    def __init__(self, primary: LocalServer, run: Run) -> None:
+        self._primary = primary
+        super().__init__(primary.prepared, run)
+
+    def promote(self) -> None:
+        """Have it take writes from now on, and follow nobody; returns once it does."""
+        self._prepared.call("pg_ctl", "-D", str(self._data), "-w", "promote")
+
+    def _fill(self) -> None:
+        self._prepared.copy(self._directory, of=self._primary)
 
 
 @dataclass(frozen=True)
@@ -243,11 +275,17 @@ class Prepared:
         with (home / "data" / "postgresql.conf").open("a") as file:
             file.writelines(f"{name} = '{value}'\n" for name, value in SETTINGS.items())
 
-    def copy(self, directory: Path) -> Path:
-        """Make a directory that belongs to the server's user and holds a copy of the data."""
+    def copy(self, directory: Path, *, of: PostgreSQL | None = None) -> None:
+        """Make a directory that belongs to the server's user and holds a copy of the data.
+
+        Of a server that runs, a copy that follows it when it is started: a standby.
+        """
         self._make(directory)
-        self._run("cp", "-a", str(Path(self.directory) / "data"), str(directory / "data"))
-        return directory
+        if of is None:
+            self._run("cp", "-a", str(Path(self.directory) / "data"), str(directory / "data"))
+        else:
+            options = ["--write-recovery-conf", "--checkpoint=fast", "--no-sync", f"--dbname={of.url()}"]
+            self.call("pg_basebackup", "-D", str(directory / "data"), *options)
 
     def _make(self, directory: Path) -> None:
         directory.mkdir()
