@@ -122,6 +122,8 @@ class Unit(ABC):
     """False from the moment a connection is asked for until it has begun a transaction."""
     _acknowledged = False
     """True once the database has acknowledged a COMMIT."""
+    stored = False
+    """Whether it has committed, as far as that can have stored anything; no error can take that back."""
     _cancelled = False
     _abandoned = False
     """True once nobody waits for the answer, and the statement that ran was cancelled."""
@@ -329,6 +331,8 @@ class Unit(ABC):
     def committed(self) -> None:
         """Count a COMMIT."""
         self._acknowledged = True
+        if self._transaction is None or not self._transaction.late:  # one that never began has only read
+            self.stored = True
         self._services.counters.commits += 1
 
     def rolled_back(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -19,6 +20,11 @@ from fastapi_database.web.units import SCOPE_KEY, RequestUnits
 logger = logging.getLogger("fastapi_database")
 
 MEDIA_TYPE = "application/problem+json"
+
+STORED = (
+    "Part of this request is stored: it had committed before it failed. Look at what is there before sending it again, "
+    "or that is stored twice."
+)
 
 # RFC 6455, 7.4.1 and the IANA registry: 1011 internal error, 1013 try again later.
 _CLOSE_INTERNAL_ERROR, _CLOSE_TRY_AGAIN = 1011, 1013
@@ -43,10 +49,12 @@ def covers(error: Exception) -> bool:
 async def answer(connection: Request | WebSocket, error: Exception) -> JSONResponse | None:
     """Answer an error with its problem document; close a WebSocket with the code that fits."""
     problem = CONNECTION_LOST if _lost(connection, error) else problem_for(error, metadata=_metadata(connection))
+    if _stored(connection):
+        problem = replace(problem, retry_after=None, members={"detail": STORED, **problem.members})
     _log(connection, error, problem.status)
     if isinstance(connection, WebSocket):
         if connection.application_state is not WebSocketState.DISCONNECTED:
-            code = _CLOSE_TRY_AGAIN if problem.status == 503 else _CLOSE_INTERNAL_ERROR
+            code = _CLOSE_INTERNAL_ERROR if problem.retry_after is None else _CLOSE_TRY_AGAIN
             await connection.close(code=code, reason=problem.title[:120])
         return None
     body: dict[str, Any] = {
@@ -70,7 +78,8 @@ def _log(connection: Request | WebSocket, error: Exception, status: int) -> None
     if status == 500:
         logger.error("%s answered 500", where, exc_info=error)
     elif status > 500:
-        logger.warning("%s answered %d: %s", where, status, first_line(error))
+        before = ", after it had committed" if _stored(connection) else ""
+        logger.warning("%s answered %d%s: %s", where, status, before, first_line(error))
 
 
 def _lost(connection: Request | WebSocket, error: Exception) -> bool:
@@ -82,6 +91,12 @@ def _lost(connection: Request | WebSocket, error: Exception) -> bool:
     if units is None or not isinstance(error, PendingRollbackError):
         return False
     return any(unit.lost for unit in units.units.values())
+
+
+def _stored(connection: Request | WebSocket) -> bool:
+    """Tell whether an explicit commit came before: who sends such a request again has it stored twice."""
+    units: RequestUnits | None = connection.scope.get(SCOPE_KEY)
+    return units is not None and units.stored
 
 
 def _metadata(connection: Request | WebSocket) -> list[MetaData]:

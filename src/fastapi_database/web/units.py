@@ -67,6 +67,11 @@ class RequestUnits:
         return any(unit.unsettled for unit in self.units.values())
 
     @property
+    def stored(self) -> bool:
+        """Whether something of this request is stored already, whatever it is answered."""
+        return any(unit.stored for unit in self.units.values())
+
+    @property
     def priority(self) -> int:
         """What the endpoint asked for, when it has to wait."""
         return internals.options_of(self._scope.get("endpoint")).priority
