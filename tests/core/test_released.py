@@ -7,7 +7,7 @@ from typing import Any
 
 import anyio
 import pytest
-from sqlalchemy import event, select, text
+from sqlalchemy import event, func, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
@@ -220,6 +220,45 @@ async def test_what_a_select_hides_is_found_by_asking_the_database(case: Case, s
     with case.db.engine.begin() as connection:
         connection.execute(text(WRITING_FUNCTION))
     await check_refused(case, lambda session: session.execute(text(HIDDEN_ON_POSTGRESQL[statement])).all())
+
+
+KEPT_ON_POSTGRESQL: dict[str, Any] = {
+    "set local": text("SET LOCAL application_name = 'x'"),
+    "set_config in words": text("SELECT set_config('app.tenant', 'a', true)"),
+    "set_config": select(func.set_config("app.tenant", "a", True)),
+    "notify": select(func.pg_notify("orders", "1")),
+    "lock until the end": select(func.pg_advisory_xact_lock(1)),
+    "lock": text("SELECT pg_catalog.pg_try_advisory_lock_shared (1), pg_advisory_unlock_shared(1)"),
+}
+
+
+@pytest.mark.parametrize("statement", KEPT_ON_POSTGRESQL)
+async def test_what_a_select_sets_or_locks_for_its_transaction_is_not_dropped_unseen(
+    case: Case, statement: str
+) -> None:
+    if not case.on_postgresql:
+        pytest.skip("SQLite has none of these")
+    await check_refused(case, lambda session: session.execute(KEPT_ON_POSTGRESQL[statement]))
+
+
+@pytest.mark.parametrize("which", ["session", "engine"])
+async def test_what_a_hook_sets_at_each_begin_is_set_again_after_the_block(case: Case, which: str) -> None:
+    if not case.on_postgresql:
+        pytest.skip("SQLite has no settings of a transaction")
+    tenant = text("SELECT current_setting('app.tenant')")
+
+    def hook(*arguments: Any) -> None:
+        arguments[-1].execute(KEPT_ON_POSTGRESQL["set_config"])
+
+    async with case.begin() as session:
+        sync_session = session if case.kind == "sync" else session.sync_session
+        engine = case.db.engine if case.kind == "sync" else case.db.async_engine.sync_engine
+        target = sync_session if which == "session" else engine
+        with listening(target, "after_begin" if which == "session" else "begin", hook):
+            assert await case.do(session, lambda session: session.scalar(tenant)) == "a"
+            async with case.released(session):
+                assert case.in_use() == (0, 0)
+            assert await case.do(session, lambda session: session.scalar(tenant)) == "a"
 
 
 async def test_what_a_with_in_words_hides_is_found_on_sqlite_too(case: Case) -> None:

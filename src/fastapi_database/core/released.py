@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
+from fastapi_database.core.internals import listens_to_begin
 from fastapi_database.core.resources import Resources
 from fastapi_database.core.threads import SPARE
 from fastapi_database.core.unit import AsyncUnit, SyncUnit, Unit
@@ -109,6 +110,9 @@ def _refuse_to_lose(unit: Unit, session: Session) -> None:
         raise _failed(unit)
     if unit.wrote:
         raise _unsaved(unit, "has sent a statement that is no SELECT")
+    # What a hook sets at each beginning, of the session's transaction or the engine's, it sets again after the block.
+    if begun is not None and begun.keeps and not (listens_to_begin(session) or connection.dispatch.begin):
+        raise _unsaved(unit, "has set, locked or announced something in a SELECT (set_config, say)")
     dialect = connection.dialect
     if not isinstance(dialect, Transactions) or dialect.has_written(connection):
         raise _unsaved(unit, "has written or locked rows, in a function, a WITH or a FOR UPDATE")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy.engine import Connection
 
-from fastapi_database.engines.reads import only_reads
+from fastapi_database.engines.reads import keeps_something, only_reads
 from fastapi_database.engines.transactions import Transactions, UnitEngine, unit_transaction
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ class LateTransactions(Transactions):
         # A cursor in the server lives in a transaction.
         if context is not None and (context.execution_options.get("stream_results") or not only_reads(statement)):
             begin_now(context.root_connection)
+            _note_what_it_keeps(context.root_connection, statement)
         super().do_execute(cursor, statement, parameters, context)
 
     def do_executemany(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
@@ -93,6 +94,7 @@ class LateTransactions(Transactions):
     def do_execute_no_params(self, cursor: Any, statement: str, context: Any = None) -> None:
         if context is not None:
             begin_now(context.root_connection)
+            _note_what_it_keeps(context.root_connection, statement)
         super().do_execute_no_params(cursor, statement, context)
 
     def set_connection_execution_options(self, connection: Connection, opts: Mapping[str, Any]) -> None:
@@ -123,6 +125,12 @@ def begin_now(connection: Connection) -> None:
         driver_connection: Any = connection.connection.dbapi_connection
         driver_connection.autocommit = transaction.late = False
         connection.info[_AUTOCOMMIT] = False
+
+
+def _note_what_it_keeps(connection: Connection, statement: str) -> None:
+    transaction = unit_transaction(connection)
+    if transaction is not None and keeps_something(statement):
+        transaction.keeps = True
 
 
 def leave_autocommit(dbapi_connection: Any, entry: ConnectionPoolEntry, _proxy: object) -> None:

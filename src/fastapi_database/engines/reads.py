@@ -1,4 +1,4 @@
-"""Which statements only read: those that mean the same inside a transaction and before one.
+"""Which statements only read: those that mean the same inside a transaction and before one. And which keep something.
 
 In PostgreSQL's READ COMMITTED each statement sees what was committed before it began, transaction or not. So a unit of
 work needs a transaction only from the first statement on that writes, locks, or depends on one.
@@ -37,6 +37,7 @@ _BEFORE_PARENTHESES = frozenset(_PLAIN.split())
 _NEVER = frozenset(_TELLING.split())
 
 _WORD = re.compile(r"[^\W\d]\w*")
+_KEPT = re.compile(r"\b(?:set_config|pg_notify|pg_(?:try_)?advisory_(?:xact_)?lock(?:_shared)?)\s*\(", re.IGNORECASE)
 _CALLED = re.compile(r"([\w.$\"]*)\s*\(")
 
 
@@ -60,3 +61,15 @@ def only_reads(statement: str) -> bool:
         return False
     # Nothing before a parenthesis is a pair of them, or an operator.
     return all(not name or name in _BEFORE_PARENTHESES for name in _CALLED.findall(lowered))
+
+
+@functools.lru_cache(maxsize=REMEMBERED)
+def keeps_something(statement: str) -> bool:
+    """Tell whether a SELECT sets, locks or announces something that would be lost with its transaction, or connection.
+
+    The server does not tell afterwards. Nor does the text where a function of the application's does it.
+
+    >>> keeps_something("SELECT set_config('app.tenant', $1, true)"), keeps_something("SELECT nextval('ids')")
+    (True, False)
+    """
+    return _KEPT.search(statement) is not None

@@ -77,6 +77,8 @@ class UnitTransaction:
     deadline: Deadline | None = None
     """When the unit's time is over. What the database is told of it is told inside of the transaction."""
     interruption: Interruption = field(default_factory=Interruption)
+    keeps: bool = False
+    """Whether a SELECT set, locked or announced something that the end of the transaction takes away unseen."""
     committing: bool = False
     """Whether COMMIT was sent and had no answer; an error is one, where it tells what became of the transaction."""
     lost: bool = False
