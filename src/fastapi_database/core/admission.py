@@ -11,7 +11,8 @@ from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from math import inf
 
-from fastapi_database.core.internals import running_loop
+from fastapi_database.core.cancellation import nothing
+from fastapi_database.core.internals import await_only, running_loop
 from fastapi_database.core.queue import AdmissionQueue, Owner, Ticket
 from fastapi_database.engines.deadlines import Deadline
 from fastapi_database.errors import DeadlineExceeded, QueueFull, QueueShed, QueueTimeout, Unavailable
@@ -126,30 +127,57 @@ class Admission:
                 return None
             return self._request(writer=False, owner=owner)
 
-    async def acquire_async(self, *, writer: bool, owner: Owner, deadline: Deadline | None = None) -> Ticket:
-        """Wait for a place on the event loop.
+    async def acquire_async(
+        self,
+        *,
+        writer: bool,
+        owner: Owner,
+        deadline: Deadline | None = None,
+        on_wait: Callable[[], None] = nothing,
+    ) -> Ticket:
+        """Wait for a place on the event loop; ``on_wait`` is called first where one has to wait.
 
         Raises :class:`QueueFull` at once, or when a claim of higher priority takes the last room to wait,
         :class:`QueueShed` when it has waited too long in a line that stands, :class:`QueueTimeout` after the time-out,
         and :class:`DeadlineExceeded` where the unit's own time is over before.
         """
-        loop = asyncio.get_running_loop()
+        ticket, future = self._claim(writer=writer, owner=owner)
+        if future is not None:
+            on_wait()
+            await self._wait(ticket, future, deadline)
+        return self._admit(ticket)
+
+    def acquire_in_greenlet(self, *, writer: bool, owner: Owner, deadline: Deadline | None = None) -> Ticket:
+        """Wait for a place in SQLAlchemy's greenlet, which is left only where one has to wait; otherwise the same."""
+        ticket, future = self._claim(writer=writer, owner=owner)
+        if future is not None:
+            await_only(self._wait(ticket, future, deadline))
+        return self._admit(ticket)
+
+    def _claim(self, *, writer: bool, owner: Owner) -> tuple[Ticket, asyncio.Future[None] | None]:
+        """Claim a place on the event loop; with a future where one has to :meth:`_wait` for it."""
         future: asyncio.Future[None] | None = None
         with self._lock:
             ticket = self._request(writer=writer, owner=owner)
             if ticket.granted is None:
+                loop = asyncio.get_running_loop()
                 future = loop.create_future()
                 ticket.wake = _waker(loop, future)
-        if future is not None:
-            try:
-                async with asyncio.timeout(self._patience(deadline)):
-                    await future
-            except TimeoutError:
-                self._give_up(ticket, deadline)
-            except BaseException:
-                self.release(ticket)
-                raise
-        return self._admit(ticket)
+        return ticket, future
+
+    async def _wait(self, ticket: Ticket, future: asyncio.Future[None], deadline: Deadline | None) -> None:
+        """Wait until a claim has its place, or was refused."""
+        # Not asyncio.timeout(): a timer that wakes as a place does is all that a refusal has to pay for.
+        timer = future.get_loop().call_later(self._patience(deadline), _wake, future)
+        try:
+            await future
+        except BaseException:
+            self.release(ticket)
+            raise
+        finally:
+            timer.cancel()
+        if ticket.granted is None and ticket.refusal is None:
+            self._give_up(ticket, deadline)
 
     def acquire_blocking(self, *, writer: bool, owner: Owner, deadline: Deadline | None = None) -> Ticket:
         """Wait for a place in a thread; the same errors as :meth:`acquire_async`."""
@@ -286,18 +314,19 @@ def _setter(ready: threading.Event) -> Callable[[], bool]:
     return wake
 
 
-def _waker(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> Callable[[], bool]:
-    def grant() -> None:
-        if not future.done():
-            future.set_result(None)
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
+
+def _waker(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> Callable[[], bool]:
     def wake() -> bool:
         # A place is often given back on the loop that waits for it; the self-pipe is needed only across threads.
         if running_loop() is loop:
-            grant()
+            _wake(future)
             return True
         try:
-            loop.call_soon_threadsafe(grant)
+            loop.call_soon_threadsafe(_wake, future)
         except RuntimeError:  # closed, while the claim waited
             return False
         return True

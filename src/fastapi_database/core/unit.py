@@ -25,7 +25,6 @@ from fastapi_database.core.cancellation import finish_despite_cancellation, noth
 from fastapi_database.core.connections import Connections
 from fastapi_database.core.internals import (
     attribute_being_read,
-    await_only,
     current_greenlet,
     greenlet_spawn,
     running_loop,
@@ -461,7 +460,7 @@ class AsyncUnit(Unit):
 
     def _claim(self, *, writer: bool) -> Ticket:
         admission = self._services.admission
-        return await_only(admission.acquire_async(writer=writer, owner=self.owner, deadline=self._deadline))
+        return admission.acquire_in_greenlet(writer=writer, owner=self.owner, deadline=self._deadline)
 
     def end(self) -> None:
         super().end()
@@ -481,6 +480,9 @@ class AsyncUnit(Unit):
             return
         if not self.unsettled:
             self.end()
+            return
+        if not self.needs_io and not self.in_use:  # a refusal that is to be told, say: nothing of it waits
+            self.finish(commit=commit)
             return
         with anyio.CancelScope(shield=True):
             try:

@@ -137,7 +137,12 @@ class Answer:
     @property
     def exits_pending(self) -> bool:
         """Whether such an exit may be pending now; overrides can bring one along."""
-        return self.function_exits or bool(getattr(self.overrides, "dependency_overrides", None))
+        return self.function_exits or self.overridden
+
+    @property
+    def overridden(self) -> bool:
+        """Whether a test has put other dependencies in the place of some."""
+        return bool(getattr(self.overrides, "dependency_overrides", None))
 
     def response(self, value: Any, solved: Response) -> Response:
         """Validate and serialise what the endpoint returned, exactly as FastAPI does it."""
@@ -222,6 +227,20 @@ def _has_function_exits(dependant: Dependant) -> bool:
         (child.scope == "function" and is_generator(child.call)) or _has_function_exits(child)
         for child in dependant.dependencies
     )
+
+
+def first_solved(route: Any) -> Callable[..., Any] | None:
+    """Give the dependency that FastAPI solves first of all for a request without a body, or None.
+
+    It goes down before it goes on: the first dependency of the first dependency, and so forth. Before that it reads and
+    parses a body, where the route has one, which may fail.
+    """
+    dependant: Dependant = route.dependant
+    if route.body_field is not None or not dependant.dependencies:
+        return None
+    while dependant.dependencies:
+        dependant = dependant.dependencies[0]
+    return None if dependant.concurrency is not None else dependant.call
 
 
 _CALLERS = {

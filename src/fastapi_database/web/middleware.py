@@ -14,6 +14,7 @@ from fastapi_database.core.admission import REFUSALS, Refusals
 from fastapi_database.core.cancellation import ThreadsFirst
 from fastapi_database.web import internals, problems
 from fastapi_database.web.clients import Client
+from fastapi_database.web.refusals import RefusalLog
 from fastapi_database.web.units import SAFE_METHODS, SCOPE_KEY, RequestUnits
 
 logger = logging.getLogger("fastapi_database")
@@ -44,6 +45,7 @@ class DatabaseMiddleware:
     def __init__(self, app: ASGIApp, *, installation: Startable) -> None:
         self._app = app
         self._installation: Startable | None = installation
+        self._log = RefusalLog()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in {"http", "websocket"}:
@@ -53,7 +55,7 @@ class DatabaseMiddleware:
             self._installation.start()
             self._installation.serve()
             self._installation = None
-        conversation = _Conversation(self._app, scope, receive, send)
+        conversation = _Conversation(self._app, scope, receive, send, log=self._log)
         token = REFUSALS.set(conversation.refusals)
         try:
             await conversation.run()
@@ -65,7 +67,7 @@ class DatabaseMiddleware:
 class _Conversation:
     """One request or WebSocket."""
 
-    def __init__(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, *, log: RefusalLog) -> None:
         self._app = app
         self._scope = scope
         self._receive = receive
@@ -74,7 +76,7 @@ class _Conversation:
         self._unhandled: Exception | None = None
         # A mounted application may have the middleware too; then the units are shared.
         self._outermost = SCOPE_KEY not in scope
-        self._units: RequestUnits = scope.setdefault(SCOPE_KEY, RequestUnits(scope))
+        self._units: RequestUnits = scope.setdefault(SCOPE_KEY, RequestUnits(scope, log=log))
         self._request = ThreadsFirst(self._call(), holds=self._units.has_sync_session)
         self.refusals = Refusals(on_first=self._units.watch)
         self._giving_up: asyncio.Task[None] | None = None

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from sqlalchemy import MetaData
 from sqlalchemy.exc import PendingRollbackError, SQLAlchemyError
 from starlette.websockets import WebSocket, WebSocketState
 
 from fastapi_database.errors import CONNECTION_LOST, FastAPIDatabaseError, OutcomeUnknown, problem_for
 from fastapi_database.web import internals
+from fastapi_database.web.refusals import BODIES, MEDIA_TYPE, document, in_seconds, refused
 from fastapi_database.web.units import SCOPE_KEY, RequestUnits
 
 logger = logging.getLogger("fastapi_database")
-
-MEDIA_TYPE = "application/problem+json"
 
 STORED = (
     "Part of this request is stored: it had committed before it failed. Look at what is there before sending it again, "
@@ -46,10 +44,26 @@ def covers(error: Exception) -> bool:
     return isinstance(error, SQLAlchemyError | FastAPIDatabaseError)
 
 
-async def answer(connection: Request | WebSocket, error: Exception) -> JSONResponse | None:
+def answer_refusal(request: Request, error: Exception) -> Response | None:
+    """Answer what the queue refused as :func:`answer` does, without raising it; None where it must be raised.
+
+    So it must where the application has a handler of its own. Raising costs as much as the rest of the request: every
+    frame and exit stack on the way is told of it.
+    """
+    if internals.exception_handler(request.scope, error) is not answer or _stored(request):
+        return None
+    response = refused(error)
+    if response is not None:
+        _log(request, error, response.status_code)
+        error.__traceback__ = None  # its frames know the error: as in Starlette, nobody waits for the garbage collector
+    return response
+
+
+async def answer(connection: Request | WebSocket, error: Exception) -> Response | None:
     """Answer an error with its problem document; close a WebSocket with the code that fits."""
     problem = CONNECTION_LOST if _lost(connection, error) else problem_for(error, metadata=_metadata(connection))
-    if _stored(connection):
+    stored = _stored(connection)
+    if stored:
         problem = replace(problem, retry_after=None, members={"detail": STORED, **problem.members})
     _log(connection, error, problem.status)
     if isinstance(connection, WebSocket):
@@ -57,19 +71,19 @@ async def answer(connection: Request | WebSocket, error: Exception) -> JSONRespo
             code = _CLOSE_INTERNAL_ERROR if problem.retry_after is None else _CLOSE_TRY_AGAIN
             await connection.close(code=code, reason=problem.title[:120])
         return None
-    body: dict[str, Any] = {
-        "type": problem.type,
-        "title": problem.title,
-        "status": problem.status,
-        "code": problem.code,
-    }
-    headers = {} if problem.retry_after is None else {"Retry-After": str(max(1, math.ceil(problem.retry_after)))}
+    if not stored and (response := refused(error)) is not None:
+        return response
+    body = document(problem)
+    headers = {} if problem.retry_after is None else {"Retry-After": str(in_seconds(problem.retry_after))}
     return JSONResponse({**body, **problem.members}, problem.status, headers, media_type=MEDIA_TYPE)
 
 
 def _log(connection: Request | WebSocket, error: Exception, status: int) -> None:
     units: RequestUnits | None = connection.scope.get(SCOPE_KEY)
     if units is not None and units.gone:  # nobody reads it, and a line says so already
+        return
+    left_out = 0 if units is None or units.stored or type(error) not in BODIES else units.log.left_out(error)
+    if left_out is None:
         return
     method = connection.scope.get("method", "WebSocket")
     where = f"{method} {internals.route_path(connection.scope)}"
@@ -79,7 +93,8 @@ def _log(connection: Request | WebSocket, error: Exception, status: int) -> None
         logger.error("%s answered 500", where, exc_info=error)
     elif status > 500:
         before = ", after it had committed" if _stored(connection) else ""
-        logger.warning("%s answered %d%s: %s", where, status, before, first_line(error))
+        more = f" (and {left_out} more since the line before this)" if left_out else ""
+        logger.warning("%s answered %d%s: %s%s", where, status, before, first_line(error), more)
 
 
 def _lost(connection: Request | WebSocket, error: Exception) -> bool:

@@ -20,10 +20,12 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 
 from fastapi_database.core.threads import Threads
-from fastapi_database.core.unit import AsyncUnit, SyncUnit, Unit, commits
+from fastapi_database.core.unit import AsyncUnit, Kind, SyncUnit, Unit, commits
+from fastapi_database.errors import Unavailable
 from fastapi_database.web import internals
-from fastapi_database.web.checks import check
+from fastapi_database.web.checks import check, session_kind
 from fastapi_database.web.preload import preload
+from fastapi_database.web.problems import answer_refusal
 from fastapi_database.web.units import SCOPE_KEY, RequestUnits
 
 _ANSWER_KEY = "fastapi_database.answer"
@@ -55,12 +57,31 @@ class DatabaseRoute(APIRoute):
         # The handler of a subclass may make another answer of ours, one that must not be stored.
         may_change = type(self).get_route_handler is not DatabaseRoute.get_route_handler
         answer = internals.answer_of(self, may_change=may_change)
+        first = _sync_session_first(answer)
 
         async def handle(request: Request) -> Response:
             request.scope[_ANSWER_KEY] = answer
+            if first is not None and not answer.overridden:
+                try:
+                    await first(request)
+                except Unavailable as error:
+                    refusal = None if answer.may_change else answer_refusal(request, error)
+                    if refusal is None:
+                        raise
+                    return refusal
             return await handler(request)
 
         return handle
+
+
+def _sync_session_first(answer: internals.Answer) -> Callable[[Request], Coroutine[Any, Any, Any]] | None:
+    """Give the dependency for the sync session where FastAPI would solve it first of all, before anything may fail.
+
+    Then a place is asked for before FastAPI begins, and whoever is refused has cost no more than that.
+    """
+    first = internals.first_solved(answer.route)
+    found = None if first is None else session_kind(first)
+    return first if found is not None and found[1] is Kind.SYNC else None
 
 
 class APIRouter(fastapi.APIRouter):

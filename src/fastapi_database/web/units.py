@@ -17,6 +17,7 @@ from fastapi_database.engines.deadlines import Deadline
 from fastapi_database.errors import MixedSessions, UnitEnded
 from fastapi_database.web import internals
 from fastapi_database.web.clients import Client
+from fastapi_database.web.refusals import RefusalLog
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -33,10 +34,11 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 class RequestUnits:
     """Opens the request's units, and finishes them together."""
 
-    __slots__ = ("_scope", "_watched", "client", "error", "finished", "gone", "units")
+    __slots__ = ("_scope", "_watched", "client", "error", "finished", "gone", "log", "units")
 
-    def __init__(self, scope: MutableMapping[str, Any]) -> None:
+    def __init__(self, scope: MutableMapping[str, Any], *, log: RefusalLog) -> None:
         self._scope = scope
+        self.log = log
         self.units: dict[Resources, Unit] = {}
         self.error: BaseException | None = None
         """What left the endpoint or a dependency, or ended the request."""
@@ -92,11 +94,13 @@ class RequestUnits:
         if unit is None:
             intent = self._intent()
             self._refuse_late()
-            self._watch_client()
             writer = intent is Intent.WRITE
             deadline = self._deadline()
-            ticket = await resources.admission.acquire_async(writer=writer, owner=self, deadline=deadline)
+            ticket = await resources.admission.acquire_async(
+                writer=writer, owner=self, deadline=deadline, on_wait=self._watch_client
+            )
             try:
+                self._watch_client()
                 self._refuse_gone()
                 unit = resources.sync_unit(owner=self, intent=intent, ticket=ticket, deadline=deadline)
             except BaseException:
