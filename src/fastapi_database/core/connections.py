@@ -138,12 +138,15 @@ class Connections:
         """
         try:
             transaction = unit_transaction(connection)
-            if transaction is None or not transaction.interruption.begin():
+            driver_connection = connection.connection.driver_connection
+            if transaction is None or not self.dialect.executes(driver_connection):
+                return
+            if not transaction.interruption.begin():
                 return
         except sa.SQLAlchemyError:  # closed meanwhile
             return
         try:
-            await self.dialect.interrupt(connection.connection.driver_connection)
+            await self.dialect.interrupt(driver_connection)
         except Exception as error:  # noqa: BLE001 - what can not be stopped runs to its end, or to its time-out
             logger.warning("a statement could not be cancelled: %r", error)
             transaction.interruption.uncertain = True

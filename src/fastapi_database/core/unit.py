@@ -194,6 +194,11 @@ class Unit(ABC):
         """Whether another task is in the middle of a statement, which has to be stopped before the end."""
         return False
 
+    @property
+    def may_be_executing(self) -> bool:
+        """Whether a statement may be running now; False where it is certain that none is."""
+        return True  # the connection may know
+
     def bind(self, clause: Any) -> Engine:
         """Give the engine for a statement, once this unit may use one. Every statement passes here."""
         self.refuse_if_ended()
@@ -274,7 +279,7 @@ class Unit(ABC):
         self._abandoned = True
         self.cancel()
         connection = self._connection
-        if connection is not None:
+        if connection is not None and self.may_be_executing:
             await self._services.connections.interrupt(connection)
 
     def connected(self, connection: Connection) -> None:
@@ -495,6 +500,10 @@ class AsyncUnit(Unit):
     @property
     def in_use(self) -> bool:
         return self.running_elsewhere() is not None
+
+    @property
+    def may_be_executing(self) -> bool:
+        return self._operation is not None and not self._operation.dead
 
     async def _stop_the_other(self) -> None:
         """Cancel a statement that another task still runs: nobody is left to hear its answer."""

@@ -107,6 +107,10 @@ class Dialect(ABC):
         """Ask a connection that is in no transaction whether it takes writes."""
         return True
 
+    def executes(self, driver_connection: Any) -> bool:
+        """Tell whether a statement may be running on a connection; asked from outside, before it is interrupted."""
+        return True
+
     @abstractmethod
     async def interrupt(self, driver_connection: Any) -> None:
         """Have the database end the statement that runs on a connection, from outside; nothing where none runs."""

@@ -12,6 +12,7 @@ Seen in SQLAlchemy 2.0.50 to 2.0.58 and 2.1.0 to 2.1.9, and in asyncpg 0.30 to 0
 * ``DefaultDialect._on_connect_isolation_level``: the isolation level that ``create_engine`` was given, or None.
 * ``asyncpg.Connection._transport``: asyncpg has no public way to the socket of a connection.
 * ``asyncpg.Connection._cancel``: how asyncpg cancels a statement; in public only together with the task that awaits it.
+  It swallows a cancellation of its own (0.32).
 * ``aiosqlite.Connection._conn``: the connection of ``sqlite3`` behind it.
 """
 

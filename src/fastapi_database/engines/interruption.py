@@ -60,14 +60,16 @@ class Interruption:
 async def _done(sent: Future[None]) -> None:
     """Wait without being interrupted: the connection would be lost on its way to the pool."""
     waiting = asyncio.wrap_future(sent)
-    cancelled = False
+    cancelled: asyncio.CancelledError | None = None
     while not waiting.done():
         try:
             await asyncio.wait({waiting}, timeout=_PATIENCE)
-        except asyncio.CancelledError:
-            cancelled = True
+        except asyncio.CancelledError as error:
+            cancelled = error
         else:
             break
     task = asyncio.current_task()
-    if cancelled and task is not None:
-        task.cancel()  # delivered at the next await
+    if cancelled is not None and task is not None:
+        # Delivered at the next await, as the same one: who counts, as asyncio.timeout does, must not see another.
+        task.uncancel()
+        task.cancel(*cancelled.args)

@@ -157,14 +157,20 @@ class PostgreSQL(Dialect):
         read = LateUnitEngine if late else UnitEngine
         return UnitEngines(read=read(engine), write=UnitEngine(engine))
 
+    def executes(self, driver_connection: Any) -> bool:
+        info = getattr(driver_connection, "info", None)  # asyncpg does not tell
+        return info is None or info.transaction_status == _ACTIVE
+
     async def interrupt(self, driver_connection: Any) -> None:
-        async with asyncio.timeout(_INTERRUPT_TIMEOUT):
+        async with asyncio.timeout(_INTERRUPT_TIMEOUT) as limit:
             if hasattr(driver_connection, "is_closed"):  # asyncpg
                 await cancel_asyncpg(driver_connection)
             elif inspect.iscoroutinefunction(getattr(driver_connection, "cancel_safe", None)):
                 await driver_connection.cancel_safe(timeout=_INTERRUPT_TIMEOUT)
             else:
                 await asyncio.to_thread(_interrupt, driver_connection)
+        if limit.expired():  # asyncpg swallows the cancellation
+            raise TimeoutError("the server was not reached in time")
 
     def looks_alive(self, driver_connection: Any) -> bool:
         descriptor = _descriptor(driver_connection)
@@ -422,5 +428,5 @@ class PooledAsyncpgTransactions(PooledTransactions, AsyncpgTransactions):
 
 
 _INTERRUPT_TIMEOUT = 2.0  # seconds to reach the server with a request to cancel
-# PQTRANS_IDLE and PQTRANS_INERROR: https://www.postgresql.org/docs/current/libpq-status.html
-_IDLE, _INERROR = 0, 3
+# PQTRANS_IDLE, PQTRANS_ACTIVE and PQTRANS_INERROR: https://www.postgresql.org/docs/current/libpq-status.html
+_IDLE, _ACTIVE, _INERROR = 0, 1, 3
