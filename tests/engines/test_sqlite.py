@@ -1,6 +1,7 @@
 """SQLite: which BEGIN a unit opens with, and what opening a file can answer."""
 
 import asyncio
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -159,9 +160,9 @@ def test_a_file_that_can_not_be_opened_says_which_and_why(tmp_path: Path, kind: 
 def test_the_address_is_the_file_in_whatever_form_the_url_has_it() -> None:
     """Where every connection is busy, `/ready` looks whether this is there."""
     for url, address in {
-        "sqlite:///app.db": "app.db",
+        "sqlite:///app.db": os.path.abspath("app.db"),
         "sqlite:////data/app.db": "/data/app.db",
-        "sqlite:///file:app.db?uri=true": "app.db",
+        "sqlite:///file:app.db?uri=true": os.path.abspath("app.db"),
         "sqlite:///file:///data/the%20app.db?mode=ro&uri=true": "/data/the app.db",
         "sqlite:///file:app?mode=memory&cache=shared&uri=true": None,
         "sqlite:///:memory:": None,

@@ -1,5 +1,7 @@
 """URLs, from the form people have them in to the one the drivers read. That they connect is tested with C4."""
 
+import os
+
 import pytest
 from sqlalchemy import make_url
 
@@ -65,7 +67,7 @@ def test_a_list_that_can_not_be_read_is_refused(text: str) -> None:
         ("postgresql://[::1]:5433,db2/app", ("::1", 5433)),
         ("postgresql:///app?host=/run/postgresql", "/run/postgresql/.s.PGSQL.5432"),
         ("postgresql:///app?host=/run/postgresql&port=5433", "/run/postgresql/.s.PGSQL.5433"),
-        ("sqlite:///app.db", "app.db"),
+        ("sqlite:///app.db", os.path.abspath("app.db")),
         ("sqlite://", None),
         ("sqlite:///:memory:", None),
     ],

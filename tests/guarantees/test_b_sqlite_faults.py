@@ -71,6 +71,29 @@ def test_a_file_that_is_gone_is_503_until_it_is_back(case: tuple[Kind, Database]
         assert client.get("/notes").json() == 2
 
 
+@pytest.mark.parametrize("url", ["sqlite:///notes.sqlite", "sqlite:///file:notes.sqlite?mode=rwc&uri=true"])
+@pytest.mark.parametrize("first", ["before", "after"])
+def test_a_relative_path_means_the_same_file_in_another_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, first: str
+) -> None:
+    """It is not taken for one that is gone, and no second one is made, whenever the engines are made."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    for directory in (here, there):
+        directory.mkdir()
+    monkeypatch.chdir(here)
+    db = Database(url, models=Base)
+    db.create_all()
+    if first == "before":
+        for kind in KINDS:
+            work(db, kind, add)
+    monkeypatch.chdir(there)
+    for kind in KINDS:
+        work(db, kind, add)
+    assert work(db, "sync", count) == (4 if first == "before" else 2)
+    db.close()
+    assert list(there.iterdir()) == []
+
+
 def test_a_file_that_was_replaced_is_the_one_that_is_used(
     case: tuple[Kind, Database], file: Path, tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, ClassVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine
@@ -41,6 +41,7 @@ PRAGMAS: Mapping[str, str] = {
 
 _TRANSACTIONS = "DEFERRED"  # sqlite3's own default; None is how SQLAlchemy sets and knows a connection in AUTOCOMMIT
 _FOREVER = 2_000_000.0  # seconds: SQLite counts milliseconds in 31 bits
+_URI = "file:"  # what sqlite3 takes with uri=true: https://sqlite.org/uri.html
 _PRIMARY = 0xFF  # the part of an extended result code that says what it is about: https://sqlite.org/rescode.html
 
 
@@ -109,6 +110,10 @@ class SQLite(Dialect):
         self._memory_name = f"/fastapi-database-{uuid.uuid4().hex}"
         self._anchor: sqlite3.Connection | None = None
         self._shapes: Shapes | None = None
+        path = None if self._in_memory else _path(url)
+        # As it is now: the engines are made later, and a process that changes its directory means the same file.
+        self._path = None if path is None else os.path.abspath(path)
+        self._is_relative = path != self._path
         self._vanishing = None if self._path is None else Vanishing(self._path, self.describe())
 
     @property
@@ -121,7 +126,10 @@ class SQLite(Dialect):
 
     def _located(self, url: URL) -> URL:
         if not self._in_memory:
-            return url
+            if self._path is None or not self._is_relative:
+                return url
+            is_uri = (url.database or "").startswith(_URI)
+            return url.set(database=f"{_URI}{quote(self._path)}" if is_uri else self._path)
         # The memdb VFS gives each connection its own transaction over shared memory, with SQLite's normal
         # locks; cache=shared has table locks that ignore the busy time-out. https://sqlite.org/src/file/src/memdb.c
         return url.set(database=f"file:{self._memory_name}").update_query_dict({"vfs": "memdb", "uri": "true"})
@@ -169,18 +177,9 @@ class SQLite(Dialect):
         return self._path
 
     def connect_error(self, error: Exception) -> FastAPIDatabaseError:
-        folder = os.path.dirname(os.path.abspath(self._path or "."))
+        folder = os.path.dirname(self._path or os.curdir)
         hint = "" if os.path.isdir(folder) else f"; the folder {folder} does not exist"
         return Unreachable(f"{self.describe()} can not be opened: {error}{hint}")
-
-    @property
-    def _path(self) -> str | None:
-        """The path of the file; None for memory."""
-        database = self.url.database
-        if self._in_memory or database is None or self.url.query.get("mode") == "memory":
-            return None
-        # A URI, which sqlite3 takes with uri=true: https://sqlite.org/uri.html
-        return unquote(urlsplit(database).path) if database.startswith("file:") else database
 
     def open(self) -> None:
         if self._in_memory and self._anchor is None:
@@ -251,6 +250,14 @@ class SQLiteTransactions(Transactions):
         transaction = unit_transaction(connection)
         driver_connection: Any = connection.connection.driver_connection
         return transaction is None or bool(driver_connection.total_changes != transaction.changes)
+
+
+def _path(url: URL) -> str | None:
+    """Give the path of the file in a URL; None for memory."""
+    database = url.database
+    if database is None or url.query.get("mode") == "memory":
+        return None
+    return unquote(urlsplit(database).path) if database.startswith(_URI) else database
 
 
 def _connect_async(*args: Any, **arguments: Any) -> Any:
