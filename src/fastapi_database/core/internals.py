@@ -13,20 +13,19 @@ Seen in SQLAlchemy 2.0.50 to 2.0.58 and 2.1.0 to 2.1.9, and in AnyIO 4.16. Each 
 * ``Dialect.has_terminate`` and what it means outside a greenlet: closing asyncpg's and aiosqlite's connections without
   awaiting anything. psycopg has it not; its asynchronous ``close()`` awaits nothing (3.2.10 to 3.3.9).
   ``aiosqlite.Connection.stop`` makes a future on the running loop and sets it from its thread (0.22.1).
-* ``__sqlalchemy_greenlet_provider__``: marks the greenlets in which ``await_only`` works.
 * ``Session.dispatch.do_orm_execute`` and ``.after_begin``: whether somebody listens to statements, and to transactions.
 * ``InstanceState.load_options`` and ``.callables``: the loader options of the query an object came from.
 * ``sqlalchemy.orm.interfaces.LoaderStrategy.parent_property``: the attribute a lazy load is for, found on the stack.
 * ``_sqla_logger_namespace``: the name under which a pool logs.
 * ``sqlalchemy.util.get_cls_kwargs``: the options a dialect takes, as ``create_engine`` finds them.
-* ``sqlalchemy.util.await_only`` and ``greenlet_spawn``: the bridge between the two worlds; widely used.
 * ``anyio._backends._asyncio._task_states``: the innermost cancel scope of a task, which is shielded while AnyIO waits
   for a worker thread. The public ``current_effective_deadline()`` can tell only below a scope that has a deadline.
 * ``anyio._core._eventloop.claim_worker_thread``, ``.threadlocals.current_token`` and ``.current_cancel_scope``, with
   ``anyio._backends._asyncio.AsyncIOBackend``: how ``anyio.from_thread`` finds the event loop and the cancel scope.
   ``AsyncIOBackend.current_default_thread_limiter()`` works in a plain callback of the loop, where no task runs.
 * ``sys._current_frames``: where each thread is; documented, with an underscore.
-* ``asyncio._get_running_loop`` (Python 3.11): the running loop or None, without an exception where none runs.
+
+What the engines need as well stands in ``engines/internals.py`` and is only handed on here.
 """
 
 from __future__ import annotations
@@ -45,17 +44,17 @@ from weakref import WeakSet
 from anyio import CancelScope
 from anyio._backends import _asyncio
 from anyio._core._eventloop import claim_worker_thread, threadlocals
-from greenlet import getcurrent, greenlet
 from sqlalchemy.pool import AsyncAdaptedQueuePool, QueuePool
-from sqlalchemy.util import await_only, get_cls_kwargs, greenlet_spawn
+from sqlalchemy.util import get_cls_kwargs
 from sqlalchemy.util.queue import Empty
 
 from fastapi_database.core.fork import Inherited
+from fastapi_database.engines.internals import await_only, current_greenlet, greenlet_spawn, running_loop
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import InstanceState, LoaderCriteriaOption, Session
 
-__all__ = ["await_only", "get_cls_kwargs", "greenlet_spawn"]
+__all__ = ["await_only", "current_greenlet", "get_cls_kwargs", "greenlet_spawn", "running_loop"]
 
 
 T = TypeVar("T")
@@ -210,12 +209,6 @@ def _run_at_once(coroutine: Any) -> None:
     raise RuntimeError("closing a connection awaited something: this version of the driver is not supported")
 
 
-def current_greenlet() -> greenlet | None:
-    """Give SQLAlchemy's greenlet this code runs in, or None where nothing can be awaited."""
-    current = getcurrent()
-    return current if getattr(current, "__sqlalchemy_greenlet_provider__", False) else None
-
-
 def has_statement_hooks(session: Session) -> bool:
     """Tell whether ``do_orm_execute`` listeners see the statements of a session."""
     return bool(session.dispatch.do_orm_execute)
@@ -257,11 +250,6 @@ def attribute_being_read() -> tuple[str, str] | None:
 def current_frames() -> dict[int, FrameType]:
     """Give the innermost call of each thread: https://docs.python.org/3/library/sys.html#sys._current_frames."""
     return sys._current_frames()  # pyright: ignore[reportPrivateUsage]
-
-
-def running_loop() -> asyncio.AbstractEventLoop | None:
-    """Give the event loop that runs in this thread, or None."""
-    return asyncio._get_running_loop()
 
 
 def in_shielded_scope() -> bool:

@@ -3,8 +3,9 @@
 Seen in SQLAlchemy 2.0.50 to 2.0.58 and 2.1.0 to 2.1.9, and in asyncpg 0.30 to 0.32. Each detail has a test in
 ``tests/core/test_internals.py``.
 
-* ``asyncio._get_running_loop``, ``sqlalchemy.util.await_only`` and ``__sqlalchemy_greenlet_provider__``: see
-  ``core/internals.py``.
+* ``__sqlalchemy_greenlet_provider__``: marks the greenlets in which ``await_only`` works.
+* ``sqlalchemy.util.await_only`` and ``greenlet_spawn``: the bridge between the two worlds; widely used.
+* ``asyncio._get_running_loop`` (Python 3.11): the running loop or None, without an exception where none runs.
 * ``sqlalchemy.engine.base.OptionEngine``: the class of what ``Engine.execution_options()`` makes, an engine that shares
   the pool, the dialect, the cache and the listeners of another one.
 * ``Engine.dialect``, whose class can be exchanged for a subclass before the engine is used: ``create_engine`` takes the
@@ -21,17 +22,18 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from greenlet import getcurrent
+from greenlet import getcurrent, greenlet
 from sqlalchemy.engine import Engine
 from sqlalchemy.engine.base import OptionEngine
-from sqlalchemy.util import await_only
+from sqlalchemy.util import await_only, greenlet_spawn
 
-__all__ = ["OptionEngine", "await_only"]
+__all__ = ["OptionEngine", "await_only", "greenlet_spawn"]
 
 
-def in_greenlet() -> bool:
-    """Tell whether this code runs in SQLAlchemy's greenlet, where something can be awaited."""
-    return bool(getattr(getcurrent(), "__sqlalchemy_greenlet_provider__", False))
+def current_greenlet() -> greenlet | None:
+    """Give SQLAlchemy's greenlet this code runs in, or None where nothing can be awaited."""
+    current = getcurrent()
+    return current if getattr(current, "__sqlalchemy_greenlet_provider__", False) else None
 
 
 def asked_isolation_level(engine: Engine) -> str | None:

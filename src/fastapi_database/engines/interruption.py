@@ -11,7 +11,7 @@ import threading
 from concurrent.futures import Future
 from contextlib import suppress
 
-from fastapi_database.engines.internals import await_only, in_greenlet
+from fastapi_database.engines.internals import await_only, current_greenlet
 
 _PATIENCE = 5.0  # seconds; whoever sends the request gives up before that
 
@@ -50,7 +50,7 @@ class Interruption:
             sent = self._sent
         if sent is None:
             return
-        if in_greenlet():
+        if current_greenlet() is not None:
             await_only(_done(sent))
         else:
             with suppress(TimeoutError):  # its event loop was closed
