@@ -19,26 +19,25 @@ SESSION_ENDED = frozenset({"57P01", "57P05", "25P03", "25P04"})
 _NO_ANSWER = "08"  # the class that drivers and poolers make up when nobody answers; the server has no such answer
 
 
-def outcome_of_commit(*, sent: bool, lost: bool, sqlstate: str | None) -> Outcome:
-    """Tell what became of a COMMIT, when all there is is an error.
+def outcome_of_commit(*, lost: bool, sqlstate: str | None) -> Outcome:
+    """Tell what became of a COMMIT that was sent, when all there is is an error.
 
-    ==== ==== ====================== ===========
-    sent lost SQLSTATE of the error  the outcome
-    ==== ==== ====================== ===========
-    no                               not stored
-    yes  no   any other              not stored: the server says what was wrong, and goes on
-    yes  no   none                   not stored: the driver refused it
-    yes  any  ``08…``                unknown
-    yes  yes  57P01 and its like     not stored
-    yes  yes  any other, or none     unknown: the record of the COMMIT may have been written before
-    ==== ==== ====================== ===========
+    ==== ====================== ===========
+    lost SQLSTATE of the error  the outcome
+    ==== ====================== ===========
+    no   any other              not stored: the server says what was wrong, and goes on
+    no   none                   not stored: the driver refused it
+    any  ``08…``                unknown
+    yes  57P01 and its like     not stored
+    yes  any other, or none     unknown: the record of the COMMIT may have been written before
+    ==== ====================== ===========
 
-    >>> outcome_of_commit(sent=True, lost=False, sqlstate="40001")
+    >>> outcome_of_commit(lost=False, sqlstate="40001")
     <Outcome.NOT_STORED: 'not stored'>
-    >>> outcome_of_commit(sent=True, lost=True, sqlstate=None)
+    >>> outcome_of_commit(lost=True, sqlstate=None)
     <Outcome.UNKNOWN: 'unknown'>
     """
-    if not sent or sqlstate in SESSION_ENDED:
+    if sqlstate in SESSION_ENDED:
         return Outcome.NOT_STORED
     no_answer = sqlstate is not None and sqlstate.startswith(_NO_ANSWER)
     return Outcome.UNKNOWN if lost or no_answer else Outcome.NOT_STORED

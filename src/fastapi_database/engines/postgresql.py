@@ -374,7 +374,7 @@ class PostgreSQLTransactions(LateTransactions):
     def outcome(self, dbapi_connection: PoolProxiedConnection, error: Exception) -> Outcome:
         # A driver that gave up waiting (asyncpg's command_timeout) has a connection, and no answer.
         lost = _closed(dbapi_connection.driver_connection) or isinstance(error, TimeoutError)
-        return outcome_of_commit(sent=True, lost=lost, sqlstate=getattr(error, "sqlstate", None))
+        return outcome_of_commit(lost=lost, sqlstate=getattr(error, "sqlstate", None))
 
 
 class AsyncpgTransactions(PostgreSQLTransactions):
