@@ -126,6 +126,15 @@ def test_b23_without_the_switch_the_error_names_it(pooled_url: str, driver: str)
         ("CREATE TEMP TABLE mine (id integer)", "ON COMMIT DROP"),
         ("DECLARE mine CURSOR WITH HOLD FOR SELECT 1", "without WITH HOLD"),
         ("SELECT pg_advisory_lock(1)", "pg_advisory_xact_lock"),
+        ("SELECT 1, pg_try_advisory_lock_shared (1)", "pg_advisory_xact_lock"),
+        ("/* all of us */ SET ROLE ann", "SET LOCAL"),
+        ("-- first\nRESET ROLE", "SET LOCAL"),
+        ("SELECT set_config('search_path', 'other', false)", "set_config"),
+        ("UNLISTEN *", "listeners"),
+        ("DEALLOCATE ALL", "the statement itself"),
+        ("DISCARD TEMP", "the statement itself"),
+        ("LOAD 'auto_explain'", "the statement itself"),
+        ("CREATE LOCAL TEMPORARY TABLE mine AS SELECT 1", "ON COMMIT DROP"),
     ],
 )
 def test_b23_what_is_for_the_whole_connection_is_refused(pooled_url: str, statement: str, instead: str) -> None:
