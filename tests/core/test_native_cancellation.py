@@ -11,6 +11,7 @@ from functools import partial
 from typing import Annotated, Any
 
 import anyio
+import anyio.lowlevel
 import fastapi
 import pytest
 from fastapi import Depends, FastAPI, HTTPException
@@ -19,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from apps.a_asgi import ask
 from fastapi_database import Database
-from fastapi_database.core.cancellation import ThreadsFirst
+from fastapi_database.core.cancellation import ThreadsFirst, finish_shielded
 
 FORMS = ["plain-endpoint", "dependency", "generator-dependency", "class-dependency", "async-endpoint"]
 PLACES = 3
@@ -308,3 +309,43 @@ async def test_a_request_that_returns_before_it_awaits_again_is_cancelled_all_th
 
 async def hold(request: Any) -> None:
     await ThreadsFirst(request, holds=lambda: True)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("turns", [0, 1, 5])
+async def test_what_is_shielded_ends_however_often_it_waits(turns: int) -> None:
+    done: list[str] = []
+
+    async def work() -> str:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        done.append("done")
+        return "result"
+
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        assert await finish_shielded(work()) == "result"
+        assert done == ["done"]
+        await anyio.lowlevel.checkpoint()
+        done.append("not cancelled")
+    assert done == ["done"]
+
+
+@pytest.mark.anyio
+async def test_an_error_and_a_native_cancellation_come_out_of_what_is_shielded() -> None:
+    seen: list[type[BaseException]] = []
+
+    async def work() -> None:
+        await asyncio.sleep(0)
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError as error:
+            seen.append(type(error))
+            raise LookupError from error
+
+    task = asyncio.create_task(finish_shielded(work()))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(LookupError):
+        await task
+    assert seen == [asyncio.CancelledError]

@@ -1,6 +1,7 @@
 """Short statements of SQLite on the event loop: what runs there, what does not, and that the loop never waits long."""
 
 import asyncio
+import os
 import sqlite3
 import subprocess
 import sys
@@ -16,8 +17,8 @@ from sqlalchemy import event, text
 from sqlalchemy.exc import IntegrityError
 
 from fastapi_database import Database
-from fastapi_database.engines.on_loop import LONGEST_VALUE, SECONDS, TURN, OnLoop
-from fastapi_database.engines.shapes import JUDGED_FOR, KNOWN, LATE, SLOW_FOR, Place, Shapes, judge
+from fastapi_database.engines.on_loop import LONGEST_VALUE, SECONDS, TURN, OnLoop, PlainConnection, disk_reads
+from fastapi_database.engines.shapes import HUNG, JUDGED_FOR, KNOWN, LATE, SLOW_FOR, Place, Shapes, judge
 
 pytestmark = pytest.mark.anyio
 PATIENCE = 30.0
@@ -387,14 +388,55 @@ def test_a_statement_that_is_late_twice_in_succession_stays_away_the_longer_the_
     shape = shapes.find("SELECT 1")
     assert shape is not None
     shapes.judged(shape, Place.READ)
-    shapes.took(shape, 10 * LATE)
+    shapes.took(shape, 10 * LATE, disk=True)
     assert shapes.may_run(shape)
-    shapes.took(shape, LATE)
-    shapes.took(shape, 10 * LATE)
+    shapes.took(shape, LATE, disk=True)
+    shapes.took(shape, 10 * LATE, disk=True)
     assert shapes.may_run(shape)
-    shapes.took(shape, 0.1)
+    shapes.took(shape, 0.1, disk=True)
     assert not shapes.may_run(shape)
     now = 1.9
     assert not shapes.may_run(shape)
     now = 2.1
     assert shapes.may_run(shape)
+
+
+@pytest.mark.parametrize(("late", "blocks", "stays"), [(LATE, 0, True), (LATE, 8, False), (HUNG, 0, False)])
+def test_a_statement_that_waited_for_a_processor_is_not_sent_away(late: float, blocks: int, *, stays: bool) -> None:
+    """Only a disk is a reason, or a wait so long that whatever it was may be one."""
+    now, read = 0.0, 100
+    shapes = Shapes(clock=lambda: now)
+    on_loop = OnLoop(shapes, clock=lambda: now, disk=lambda: read)
+    sql = "SELECT slowly()"
+    shapes.find(sql)
+    shape = shapes.find(sql)
+    assert shape is not None
+    shapes.judged(shape, Place.READ)
+
+    def slowly() -> int:
+        nonlocal now, read
+        now += 1.1 * late
+        read += blocks
+        return 1
+
+    with closing(sqlite3.connect(":memory:", factory=PlainConnection)) as raw:
+        raw.create_function("slowly", 0, slowly)
+        for _ in range(2):
+            assert on_loop.run(raw, raw.cursor(), sql, (), shape) == [(1,)]
+    assert shapes.may_run(shape) is stays
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts for each thread")
+def test_what_is_read_from_a_disk_is_counted(tmp_path: Path) -> None:
+    def told_by_the_system() -> int:
+        return int(Path("/proc/thread-self/io").read_text().partition("read_bytes: ")[2].split()[0])
+
+    file = tmp_path / "cold"
+    file.write_bytes(b"x" * 1_000_000)
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        told, counted = told_by_the_system(), disk_reads()
+        opened.read()
+    # A file system in memory reads nothing.
+    assert (disk_reads() > counted) is (told_by_the_system() > told)

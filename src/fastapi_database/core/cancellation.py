@@ -57,6 +57,45 @@ async def finish_despite_cancellation(future: asyncio.Future[T]) -> T:
         raise
 
 
+async def finish_shielded(work: Coroutine[Any, Any, Any]) -> Any:
+    """Await something to its end, shielded from AnyIO's cancellation from the moment on when it has to wait.
+
+    What waits for nothing pays for no cancel scope: most units that only read end without a word to the database.
+    """
+    try:
+        awaited = work.send(None)
+    except StopIteration as done:
+        return done.value
+    with anyio.CancelScope(shield=True):
+        return await _Rest(work, awaited)
+
+
+class _Rest:
+    """Awaits the rest of a coroutine that waits for something."""
+
+    __slots__ = ("_awaited", "_work")
+
+    def __init__(self, work: Coroutine[Any, Any, Any], awaited: Any) -> None:
+        self._work = work
+        self._awaited = awaited
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        awaited = self._awaited
+        thrown: BaseException | None = None
+        try:
+            while True:
+                try:
+                    yield awaited
+                except BaseException as error:  # noqa: BLE001 - it is the coroutine's to handle
+                    thrown = error
+                awaited = self._work.send(None) if thrown is None else self._work.throw(thrown)
+                thrown = None
+        except StopIteration as done:
+            return done.value
+        finally:
+            thrown = None  # its traceback has this frame: do not leave the cycle to the garbage collector
+
+
 class ThreadsFirst:
     """Awaits a request; a native cancellation of it waits for the worker thread the request is in.
 
@@ -78,7 +117,10 @@ class ThreadsFirst:
                 awaited = self.request.send(None) if thrown is None else self.request.throw(thrown)
                 thrown = None
                 try:
-                    yield from self._wait(awaited)
+                    if self._kept is None and not self._holds():
+                        yield awaited
+                    else:
+                        yield from self._wait(awaited)
                 except BaseException as error:  # noqa: BLE001 - it is the request's to handle
                     thrown = error
         except StopIteration:

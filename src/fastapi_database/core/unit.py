@@ -13,15 +13,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-import anyio
 from greenlet import greenlet
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.sql.expression import FunctionElement, SelectBase, TextClause
 
 from fastapi_database.core.admission import REFUSALS, Admission, admitted, refused
-from fastapi_database.core.cancellation import finish_despite_cancellation, nothing
+from fastapi_database.core.cancellation import finish_despite_cancellation, finish_shielded, nothing
 from fastapi_database.core.connections import Connections
 from fastapi_database.core.internals import (
     attribute_being_read,
@@ -50,6 +49,8 @@ if TYPE_CHECKING:
     from fastapi_database.core.session import Sessions
 
 logger = logging.getLogger("fastapi_database")
+
+T = TypeVar("T")
 
 _STOP_TIMEOUT = 1.0  # seconds a cancelled statement gets to let go of its connection, which then is closed
 
@@ -489,13 +490,21 @@ class AsyncUnit(Unit):
         if not self.needs_io and not self.in_use:  # a refusal that is to be told, say: nothing of it waits
             self.finish(commit=commit)
             return
-        with anyio.CancelScope(shield=True):
-            try:
+        await finish_shielded(self._afinish(commit=commit))
+
+    async def _afinish(self, *, commit: bool) -> None:
+        try:
+            if self.in_use:
                 await self._stop_the_other()
-                await greenlet_spawn(self.finish, commit=commit)
-            except asyncio.CancelledError:
-                await finish_despite_cancellation(asyncio.ensure_future(greenlet_spawn(self.finish, commit=False)))
-                raise
+            await greenlet_spawn(self.finish, commit=commit)
+        except asyncio.CancelledError:
+            await finish_despite_cancellation(asyncio.ensure_future(greenlet_spawn(self.finish, commit=False)))
+            raise
+
+    async def run(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Run a function in which the session may load and flush, shielded from AnyIO's cancellation while it waits."""
+        result: T = await finish_shielded(greenlet_spawn(function, *arguments))
+        return result
 
     @property
     def in_use(self) -> bool:

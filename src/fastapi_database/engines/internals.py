@@ -10,6 +10,7 @@ Seen in SQLAlchemy 2.0.50 to 2.0.58 and 2.1.0 to 2.1.9, and in asyncpg 0.30 to 0
   the pool, the dialect, the cache and the listeners of another one.
 * ``Engine.dialect``, whose class can be exchanged for a subclass before the engine is used: ``create_engine`` takes the
   class from the URL alone. What is overridden are documented methods of ``Dialect``.
+* ``Engine._has_events``: whether anybody ever listened to an engine, or to all of them.
 * ``DefaultDialect._on_connect_isolation_level``: the isolation level that ``create_engine`` was given, or None.
 * ``asyncpg.Connection._transport``: asyncpg has no public way to the socket of a connection.
 * ``asyncpg.Connection._cancel``: how asyncpg cancels a statement; in public only together with the task that awaits it.
@@ -41,6 +42,11 @@ def asked_isolation_level(engine: Engine) -> str | None:
     dialect: Any = engine.dialect
     level: str | None = dialect._on_connect_isolation_level
     return level
+
+
+def was_listened_to(engine: Engine) -> bool:
+    """Tell whether anybody ever listened to an engine, or to the one it shares its listeners with."""
+    return bool(engine._has_events)  # pyright: ignore[reportPrivateUsage]
 
 
 def asyncpg_socket(connection: Any) -> int | None:

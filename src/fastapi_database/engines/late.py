@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy.engine import Connection
 
+from fastapi_database.engines.internals import was_listened_to
 from fastapi_database.engines.reads import keeps_something, only_reads
 from fastapi_database.engines.transactions import Transactions, UnitEngine, unit_transaction
 
@@ -66,7 +67,7 @@ class LateUnitEngine(UnitEngine):
         dialect: Any = self.dialect
         return (
             dialect.default_isolation_level == _READ_COMMITTED
-            and not any(getattr(self.dispatch, name) for name in _HEARD)
+            and not (was_listened_to(self) and any(getattr(self.dispatch, name) for name in _HEARD))
             and not any(getattr(dialect.dispatch, name) for name in _TAKEN_OVER)
             and dialect.is_idle(connection)
         )

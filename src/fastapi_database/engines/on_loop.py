@@ -17,11 +17,15 @@ A hand-over to a thread and back costs more than SQLite's work for a small answe
 from __future__ import annotations
 
 import sqlite3
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-from fastapi_database.engines.shapes import FUNCTIONS, Place, Shape, Shapes, judge
+from fastapi_database.engines.shapes import FUNCTIONS, LATE, Place, Shape, Shapes, judge
+
+if sys.platform == "linux":
+    import resource
 
 STEPS = 250
 """Instructions between two looks at the budget."""
@@ -44,6 +48,18 @@ ROWS = 500
 
 TURN = (16, 0.002)
 """Statements of a connection, and seconds spent in them, after which the other tasks of the loop have their turn."""
+
+
+def disk_reads() -> int:
+    """Count what this thread had to read from a disk so far: pages and blocks that the system did not have.
+
+    Where the system does not count for each thread, none: see :data:`~fastapi_database.engines.shapes.HUNG`.
+    """
+    if sys.platform != "linux":
+        return 0
+    used = resource.getrusage(resource.RUSAGE_THREAD)
+    return used.ru_inblock + used.ru_majflt
+
 
 _IN_IT = {"INSERT", "UPDATE", "DELETE", "SELECT"}  # how statements begin that leave a transaction as it is
 
@@ -128,6 +144,7 @@ class OnLoop:
         *,
         clock: Callable[[], float] = time.perf_counter,
         cpu_clock: Callable[[], float] = time.thread_time,
+        disk: Callable[[], int] = disk_reads,
     ) -> None:
         self.asked = self.done = 0
         """Calls that were handed to the thread, and that it has done; each written by one side."""
@@ -136,6 +153,8 @@ class OnLoop:
         self._shapes = shapes
         self._clock = clock
         self._budget = Budget(clock=cpu_clock)
+        self._disk = disk
+        self._read_before = 0  # what had been read from the disk when a statement was late before
         self._here = False  # whether the connection is set up for the loop
         self._cursor: sqlite3.Cursor | None = None
         self._busy_timeout = self._length = 0
@@ -289,12 +308,17 @@ class OnLoop:
         self.statements += 1
         statements, spent = self._turn
         self._turn = (statements + 1, spent + seconds)
-        self._shapes.took(shape, seconds)  # type: ignore[union-attr]
+        disk = False
+        if seconds > LATE:  # not before: asking the system costs as much as a short statement
+            read = self._disk()
+            disk, self._read_before = read > self._read_before, read
+        self._shapes.took(shape, seconds, disk=disk)  # type: ignore[union-attr]
 
     def _come(self, raw: sqlite3.Connection) -> None:
         if self._here:
             return
         self._here = True
+        self._read_before = self._read_before or self._disk()
         self._busy_timeout = self._ask(raw, "PRAGMA busy_timeout")
         self._ask(raw, "PRAGMA busy_timeout=0")
         self._length = raw.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_VALUE)

@@ -36,8 +36,11 @@ SLOW_FOR = 10.0
 """Seconds a statement stays in its thread after it exceeded the budget of the loop."""
 
 LATE = 0.005
-"""Seconds a statement may take on the loop. One that takes longer twice in succession waits for a disk, and stays in
-its thread for a while; once only, the process may just have waited for a processor."""
+"""Seconds a statement may take on the loop. One that takes longer and reads from a disk, twice in succession, stays in
+its thread for a while. What takes longer and reads nothing has waited for a processor, as it would in a thread."""
+
+HUNG = 0.1
+"""Seconds after which a statement is late whatever it waited for: not every file system counts what is read."""
 
 _PENALTY = 20.0  # times its duration, and twice as long each time in succession
 _LONGEST_PENALTY = 60.0  # seconds
@@ -182,9 +185,9 @@ class Shapes:
         """Note that a statement exceeded its budget."""
         shape.away_until = self._clock() + SLOW_FOR
 
-    def took(self, shape: Shape, seconds: float) -> None:
-        """Note how long a statement took on the loop."""
-        if seconds <= LATE:
+    def took(self, shape: Shape, seconds: float, *, disk: bool = False) -> None:
+        """Note how long a statement took on the loop, and whether a disk was read meanwhile."""
+        if seconds <= (LATE if disk else HUNG):
             shape.strikes = 0
             return
         if shape.strikes:

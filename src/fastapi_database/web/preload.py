@@ -27,7 +27,7 @@ def preload(value: Any, response_model: Any) -> None:
     dataclasses and Pydantic objects too, where the model says what is read of them.
     """
     models = models_in(response_model)
-    if not models or value is None:
+    if not models or value is None or _has_all(value, models):
         return
     from fastapi_database.core.relations import load_relations  # noqa: PLC0415 - the ORM is not imported with the package
 
@@ -38,6 +38,24 @@ def preload(value: Any, response_model: Any) -> None:
     _collect(value, response_model, found)
     for wanted, objects in found.items():
         load_relations(objects, ModelReads(wanted))
+
+
+def _has_all(value: Any, models: tuple[type, ...]) -> bool:
+    """Tell at a glance that there is nothing to load: mapped objects, no relationship of which is read."""
+    if type(value) is list:  # pyright: ignore[reportUnknownArgumentType]
+        classes: set[Any] = set(map(type, value))  # pyright: ignore[reportUnknownArgumentType]
+        return all(_reads_no_relation(cls, models) for cls in classes)
+    return _reads_no_relation(value.__class__, models)
+
+
+@functools.lru_cache(REMEMBERED)
+def _reads_no_relation(cls: type, models: tuple[type, ...]) -> bool:
+    """Tell whether a class is mapped and ``models`` read none of its relationships."""
+    mapper: Any = state_of(cls, raiseerr=False)  # pyright: ignore[reportUnknownVariableType]
+    if not getattr(mapper, "is_mapper", False):  # pyright: ignore[reportUnknownArgumentType]
+        return False
+    relations: set[str] = set(mapper.relationships.keys())  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+    return relations.isdisjoint(_attributes(models))
 
 
 def response_model_is_flat_list(annotation: Any) -> bool:

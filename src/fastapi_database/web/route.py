@@ -11,7 +11,6 @@ import inspect
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Annotated, Any, get_args, get_origin
 
-import anyio
 import fastapi
 from fastapi import Depends, Request, Response
 from fastapi.params import Depends as DependsMarker
@@ -212,8 +211,7 @@ async def _serve_async(endpoint: Callable[..., Any], values: dict[str, Any], ste
     units = step.used_units
     async_units = [unit for unit in units if isinstance(unit, AsyncUnit)]
     if async_units:
-        with anyio.CancelScope(shield=True):
-            return await async_units[0].async_session.run_sync(lambda _: step.complete(value, async_units))
+        return await async_units[0].run(step.complete, value, async_units)
     threads = step.threads if units else None
     if threads is not None:  # a `def` dependency used the database: its objects load in a thread
         return await threads.run(step.complete, value, units, on_cancel=step.cancel)

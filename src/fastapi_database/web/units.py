@@ -6,6 +6,7 @@ import asyncio
 import functools
 import logging
 from collections.abc import MutableMapping
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("fastapi_database")
 
+_ENDED, _UNSETTLED = attrgetter("ended"), attrgetter("unsettled")
 _INTERRUPT_AGAIN = 0.25  # seconds: a statement may have begun just when the one before was cancelled
 SCOPE_KEY = "fastapi_database"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
@@ -34,7 +36,7 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 class RequestUnits:
     """Opens the request's units, and finishes them together."""
 
-    __slots__ = ("_scope", "_watched", "client", "error", "finished", "gone", "log", "units")
+    __slots__ = ("_has_sync", "_scope", "_watched", "client", "error", "finished", "gone", "log", "units")
 
     def __init__(self, scope: MutableMapping[str, Any], *, log: RefusalLog) -> None:
         self._scope = scope
@@ -48,6 +50,7 @@ class RequestUnits:
         self.gone = False
         """Whether it has."""
         self._watched = False
+        self._has_sync = False
 
     @property
     def failed(self) -> bool:
@@ -57,16 +60,17 @@ class RequestUnits:
     @property
     def pending(self) -> bool:
         """Whether a unit is open, or a swallowed error still has to be told."""
-        return any(not unit.ended for unit in self.units.values())
+        return not all(map(_ENDED, self.units.values()))
 
     def has_sync_session(self) -> bool:
         """Tell whether a thread may be at work on a session of this request."""
-        return any(unit.kind is Kind.SYNC and not unit.ended for unit in self.units.values())
+        # Asked whenever the request waits for something; most have but one unit, or none.
+        return self._has_sync and any(unit.kind is Kind.SYNC and not unit.ended for unit in self.units.values())
 
     @property
     def unsettled(self) -> bool:
         """Whether there is anything to commit, to roll back or to tell."""
-        return any(unit.unsettled for unit in self.units.values())
+        return any(map(_UNSETTLED, self.units.values()))
 
     @property
     def stored(self) -> bool:
@@ -108,6 +112,7 @@ class RequestUnits:
                 raise
             self.watch()
             self.units[resources] = unit
+            self._has_sync = True
         if not isinstance(unit, SyncUnit):
             raise self._mixed()
         unit.refuse_if_ended()
