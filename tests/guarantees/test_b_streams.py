@@ -18,7 +18,7 @@ NUMBERS = count(1)
 PATIENT = {"DATABASE_QUEUE_TIMEOUT": "60"}  # 300 messages at once, one writer at a time, on a machine that is busy
 CLIENTS = 200
 ANSWERS = ("sse", "stream", "jsonl", "file")
-ORDINARY = 300
+ORDINARY = 1000
 SAMPLES = 40
 
 
