@@ -20,6 +20,8 @@ from packaging.requirements import Requirement
 
 from support.server import Server
 
+pytestmark = pytest.mark.load
+
 ROOT = Path(__file__).parent.parent
 TWO = ("tutorial", "ours_sync")
 

@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import pytest
 from bench.conformance import report
 from bench.conformance.checks import CHECKS
 from bench.conformance.databases import KINDS
 from bench.conformance.record import Record
 from bench.conformance.run import PAGE, RESULTS, run
 from bench.conformance.subjects import BROKEN, SUBJECTS
+
+pytestmark = pytest.mark.load
 
 APPLICATIONS = Path(report.__file__).parent / "apps"
 PUBLISHED = RESULTS / "conformance.json"

@@ -2,8 +2,12 @@
 
 import asyncio
 
+import pytest
+
 from apps.a_serving import Cell
 from support.clients import Answer, Connection, statuses
+
+pytestmark = pytest.mark.load
 
 pytest_plugins = ["apps.a_fixtures"]
 

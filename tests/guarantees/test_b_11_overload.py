@@ -15,6 +15,8 @@ from apps.b_serving import POOL, comes_true
 from support.clients import burst
 from support.server import Server
 
+pytestmark = pytest.mark.load
+
 WORK = 0.1  # seconds of a statement
 MAX_WAITING = 50
 OVERLOAD = Phase(rate=5 * POOL / WORK, seconds=4.0)

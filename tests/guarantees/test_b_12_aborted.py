@@ -12,6 +12,8 @@ from support.clients import Request, abort_burst, statuses
 from support.frames import upgrade
 from support.unpromised import unpromised
 
+pytestmark = pytest.mark.load
+
 pytest_plugins = ["apps.b_fixtures"]
 WHERE = sorted({(database, kind) for database, kind, _ in FORMS})
 NUMBERS = count(1)

@@ -13,6 +13,8 @@ from support.postgres import PostgreSQL
 from support.server import Server
 from support.unpromised import unpromised
 
+pytestmark = pytest.mark.load
+
 FORMS = [("sync", "psycopg"), ("async", "psycopg"), ("async", "asyncpg")]
 NAMES = ["-".join(form) for form in FORMS]
 KILLS = 200

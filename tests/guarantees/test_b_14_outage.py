@@ -19,6 +19,8 @@ from support.proxy import Fault, Proxy, proxied
 from support.run import Run
 from support.server import Server
 
+pytestmark = pytest.mark.load
+
 FORMS = [("sync", "psycopg"), ("async", "psycopg"), ("async", "asyncpg")]
 NAMES = ["-".join(form) for form in FORMS]
 POOL = 5

@@ -11,6 +11,8 @@ from support.clients import Answer, burst, statuses
 from support.postgres import LocalServer, Standby
 from support.server import Server
 
+pytestmark = pytest.mark.load
+
 FORMS = [("sync", "psycopg"), ("async", "psycopg"), ("async", "asyncpg")]
 POOL = 5
 SLACK = 5  # how many times a stated deadline a noisy machine gets

@@ -16,6 +16,8 @@ from support.clients import Answer, Request, burst, held_open, statuses
 from support.postgres import PostgreSQL
 from support.server import Server
 
+pytestmark = pytest.mark.load
+
 FORMS = [
     ("sync", "postgresql+psycopg"),
     ("async", "postgresql+psycopg"),

@@ -16,6 +16,8 @@ from support.postgres import PostgreSQL
 from support.run import Run
 from support.server import Gunicorn
 
+pytestmark = pytest.mark.load
+
 WORKERS = 4
 APP = "apps.b_preloaded:app"
 

@@ -9,6 +9,8 @@ from apps.b_serving import POOL
 from support.clients import burst, send_burst
 from support.server import Server
 
+pytestmark = pytest.mark.load
+
 
 @pytest.mark.parametrize("path", ["/sync", "/async"])
 def test_b11_a_thousand_clients_that_come_again_when_they_are_served_see_no_error(

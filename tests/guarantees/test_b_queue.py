@@ -14,6 +14,8 @@ from apps.b_serving import FORMS, POOL, Form, Served, comes_true
 from support.clients import Answer, Connection, Request, send_burst, statuses
 from support.postgres import PostgreSQL
 
+pytestmark = pytest.mark.load
+
 pytest_plugins = ["apps.b_fixtures"]
 NUMBERS = count(1)
 QUEUE_TIMEOUT = 0.5

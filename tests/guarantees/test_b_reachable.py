@@ -26,6 +26,8 @@ from support.clients import Answer, burst, statuses
 from support.postgres import LocalServer, PostgreSQL
 from support.server import Server
 
+pytestmark = pytest.mark.load
+
 pytest_plugins = ["apps.b_fixtures"]
 NUMBERS = count(1)
 APP = "apps.b_life:app"

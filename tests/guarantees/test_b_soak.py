@@ -12,6 +12,8 @@ from sqlalchemy import insert
 from fastapi_database import Database
 from support.unpromised import unpromised
 
+pytestmark = pytest.mark.load
+
 REQUESTS = 5000
 
 

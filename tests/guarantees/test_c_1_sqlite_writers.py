@@ -20,6 +20,8 @@ from support.clients import burst, send_burst, statuses
 from support.run import Run
 from support.server import Server
 
+pytestmark = pytest.mark.load
+
 APP = "apps.c_counter:app"
 ROUTES = [f"/{number}/{kind}" for number in range(len(ROUTERS)) for kind in KINDS]
 STEPS = 60

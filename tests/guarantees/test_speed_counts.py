@@ -20,6 +20,8 @@ from support.postgres import with_psycopg
 from support.server import Server
 from support.wire import Wire, watched
 
+pytestmark = pytest.mark.load
+
 REQUESTS = 20
 WARMING = 10  # psycopg prepares a statement when it sees it for the sixth time
 MODES = ("sync", "async")
