@@ -83,11 +83,16 @@ async def lost_acknowledgement_is_told(served: Served) -> Observed:
         answer = await served.ask("POST", "/items", {"name": mark})
         await asyncio.sleep(0.3)
         rows = served.database.rows(mark)
-        said = "unknown" in answer.body.decode(errors="replace").lower()
-        logged = "unknown" in served.log().lower()
+        said = _calls_unknown(answer.body.decode(errors="replace"))
+        logged = _calls_unknown(served.log())
     value = f"{answer.status or 'none'}, row stored {rows} times, "
     value += "outcome called unknown" if said else "outcome not called unknown"
+    value += "" if logged else ", not in the log"
     return verdict(answer.status >= 500 and rows == 1 and said and logged and proxy.cuts > 0, value)
+
+
+def _calls_unknown(text: str) -> bool:
+    return any(words in text.lower() for words in ("unknown", "not known"))
 
 
 async def explicit_commit_is_durable(served: Served) -> Observed:
