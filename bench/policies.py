@@ -14,7 +14,7 @@ from itertools import count
 
 from fastapi_database.core.queue import AdmissionQueue, Line, Named, Owner, Ticket
 from fastapi_database.core.shedding import Shedding
-from fastapi_database.errors import QueueFull
+from fastapi_database.errors import QueueFull, QueueShed
 
 PLACES = 5
 HOLD = 0.2  # seconds
@@ -64,11 +64,19 @@ class LastFirst(Line):
     def first(self) -> Ticket:
         return self._claims[max(self._claims)][-1] if self.shedding.standing else super().first
 
-    def overdue(self, now: float) -> list[Ticket]:
-        return []
+    def overdue(self, now: float) -> Ticket | None:
+        return None
 
 
-class Eager(Shedding):
+class Unbounded(Shedding):
+    """CoDel alone: whoever comes may wait, and is refused after twice the target."""
+
+    def _judge(self, now: float) -> None:
+        super()._judge(now)
+        self.room = math.inf
+
+
+class Eager(Unbounded):
     """CoDel without the two conditions: a line that stands is one in which nobody was served early."""
 
     def _judge(self, now: float) -> None:
@@ -100,6 +108,14 @@ def last_first(target: float) -> AdmissionQueue:
     """Considered and not in the library."""
     queue = controlled_delay(target)
     queue._readers = LastFirst(target=target)
+    queue._readers.shedding = Unbounded(target=target)
+    return queue
+
+
+def unbounded(target: float) -> AdmissionQueue:
+    """Considered and not in the library."""
+    queue = controlled_delay(target)
+    queue._readers.shedding = Unbounded(target=target)
     return queue
 
 
@@ -156,7 +172,7 @@ class _Simulation:
     def _come(self, number: int, arrival: Arrival) -> None:
         try:
             ticket = self._queue.request(writer=False, owner=OWNER, now=self._now)
-        except QueueFull:
+        except (QueueFull, QueueShed):
             self._outcome.refusals[number] = 0.0
             return
         if ticket.granted is not None:
@@ -193,6 +209,7 @@ def table() -> str:
         "**the library** (0.2)": controlled_delay,
         "the library, 0.05": lambda: controlled_delay(0.05),
         "the library, 1.0": lambda: controlled_delay(1.0),
+        "nobody at arrival, only who has waited, 0.2": lambda: unbounded(0.2),
         "CoDel from the start, 0.2": lambda: eager(0.2),
         "newest first while it stands, 0.2": lambda: last_first(0.2),
         "refuse at arrival by the expected wait": at_arrival,

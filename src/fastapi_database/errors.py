@@ -253,7 +253,7 @@ class QueueFull(Unavailable):
 
 
 class QueueShed(Unavailable):
-    """The request had waited for more than twice ``queue_target``, while more came than were served."""
+    """More come than are served, and as many wait as ``queue_target`` lets, or this one had waited too long."""
 
     code = "queue-shed"
     title = "The database is overloaded"

@@ -1,6 +1,7 @@
 """The admission queue against a model of it: every order of claims, withdrawals, releases, upgrades and shedding."""
 
 from collections.abc import Callable
+from math import inf
 
 import pytest
 from hypothesis import settings
@@ -76,6 +77,14 @@ class AdmissionModel(RuleBasedStateMachine):
                     assert f"{len(self.waiters)} requests wait" in refusal
                     return
                 self.leave(last, self.displaced)
+            else:
+                line = [one for one in self.waiters if (one in self.writes) == writes]
+                if len(line) >= max(self.verdicts[writes].room, 1 if writes else self.places):
+                    last = max(line, key=turn)
+                    if last.priority >= priority:
+                        assert f"{len(line)} requests wait already" in refusal
+                        return
+                    self.leave(last, self.shed)
         assert ticket is not None, refusal
 
         def wake() -> bool:
@@ -103,9 +112,10 @@ class AdmissionModel(RuleBasedStateMachine):
     def close_the_loop_of(self, number: int) -> None:
         self.deaf.add(self.waiters[number % len(self.waiters)])
 
-    @rule(writes=st.booleans(), standing=st.booleans())
-    def judge(self, writes: bool, standing: bool) -> None:
+    @rule(writes=st.booleans(), standing=st.booleans(), room=st.sampled_from([0.5, 3.0, inf]))
+    def judge(self, writes: bool, standing: bool, room: float) -> None:
         self.verdicts[writes].standing = standing
+        self.verdicts[writes].room = room if standing else inf
 
     @precondition(lambda self: self.waiters)
     @rule(number=NUMBER)
@@ -181,7 +191,7 @@ class AdmissionModel(RuleBasedStateMachine):
     def claim(self, writer: bool, owner: Named) -> tuple[Ticket | None, str]:
         try:
             return self.queue.request(writer=writer, owner=owner, now=self.now), ""
-        except QueueFull as refusal:
+        except (QueueFull, QueueShed) as refusal:
             return None, str(refusal)
 
     def shed_from(self, writes: bool) -> None:
@@ -190,7 +200,7 @@ class AdmissionModel(RuleBasedStateMachine):
         if not self.verdicts[writes].standing:
             return
         late = [one for one in line if self.now - one.requested > 2 * self.target]
-        for one in sorted(late, key=lambda one: (one.priority, one.number)):
+        for one in sorted(late, key=lambda one: (one.priority, one.number))[:1]:
             self.leave(one, self.shed)
 
     def leave(self, ticket: Ticket, why: set[Ticket]) -> None:

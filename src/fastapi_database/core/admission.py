@@ -138,8 +138,8 @@ class Admission:
         """Wait for a place on the event loop; ``on_wait`` is called first where one has to wait.
 
         Raises :class:`QueueFull` at once, or when a claim of higher priority takes the last room to wait,
-        :class:`QueueShed` when it has waited too long in a line that stands, :class:`QueueTimeout` after the time-out,
-        and :class:`DeadlineExceeded` where the unit's own time is over before.
+        :class:`QueueShed` in a line that stands, at once or when it has waited too long, :class:`QueueTimeout` after
+        the time-out, and :class:`DeadlineExceeded` where the unit's own time is over before.
         """
         ticket, future = self._claim(writer=writer, owner=owner)
         if future is not None:
@@ -239,6 +239,9 @@ class Admission:
             ticket = self._queue.request(writer=writer, owner=owner, now=self._clock())
         except QueueFull:
             self.refused += 1
+            raise
+        except QueueShed:
+            self.shed += 1
             raise
         ticket.request = REFUSALS.get()
         return ticket

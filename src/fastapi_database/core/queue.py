@@ -9,7 +9,7 @@ units that only read pass by those who wait to write.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Protocol
@@ -19,6 +19,8 @@ from fastapi_database.errors import RETRY_AFTER, QueueFull, QueueShed
 
 LONGEST_RETRY = 60.0
 """Seconds. What was measured a minute ago tells little; a client that is sent away for longer does not come back."""
+
+Refusal = QueueFull | QueueShed
 
 _NEWEST = 0.1  # the weight of the newest time in the mean time a place is held
 
@@ -66,7 +68,7 @@ class Ticket:
     request: object = None
     """The request whose context the place was claimed in, if it was one."""
     granted: float | None = None
-    refusal: QueueFull | QueueShed | None = None
+    refusal: Refusal | None = None
     """Why it lost its turn: in a full queue, to a claim of higher priority; in one that stands, to those behind it."""
     upgrading: bool = False
     wake: Callable[[], bool] = _nobody
@@ -106,22 +108,19 @@ class Line:
             self.shedding.least = min(self.shedding.least, now - ticket.requested)
         self.remove(ticket)
 
-    def overdue(self, now: float) -> list[Ticket]:
-        """Take out those who have waited too long in a line that stands, the lowest priority first.
+    def overdue(self, now: float) -> Ticket | None:
+        """Take out who has waited too long in a line that stands, the lowest priority first.
 
-        Only for a claim that comes now: it is the one that they make room for, and no place stays free because who
-        could take it was sent away.
+        One for each claim that comes: all of them at once would keep the process busy with refusals for as long as a
+        second, in which nobody is served.
         """
-        if not self.shedding.standing:
-            return []
-        found: list[Ticket] = []
-        for priority in sorted(self._claims):
-            claims = self._claims[priority]
-            while claims and now - claims[0].requested > self.shedding.limit:
-                found.append(claims.popleft())
-            if not claims:
-                del self._claims[priority]
-        return found
+        if self.shedding.standing:
+            for priority in sorted(self._claims):
+                first = self._claims[priority][0]
+                if now - first.requested > self.shedding.limit:
+                    self.remove(first)
+                    return first
+        return None
 
     def add(self, ticket: Ticket) -> None:
         """Put a claim behind those of its priority."""
@@ -141,8 +140,8 @@ class Line:
 class AdmissionQueue:
     """By priority, then first come, first served, with a bound.
 
-    Those who have waited more than twice the ``target``, in seconds, make room for each claim that comes while the line
-    stands: see ``core/shedding.py``.
+    While the line stands, no more may wait than are served within the ``target``, in seconds, and who has waited for
+    more than twice of it makes room: see ``core/shedding.py``.
 
     Every method that may grant places calls ``wake`` of the tickets it granted, in order. A place that nobody takes
     any more, because the event loop that waited was closed, goes to the next.
@@ -188,7 +187,8 @@ class AdmissionQueue:
     def request(self, *, writer: bool, owner: Owner, now: float) -> Ticket:
         """Claim a place; it is granted at once when one is free, else the claim waits its turn.
 
-        Where ``max_waiting`` claims wait already, the last one gives way to a claim of higher priority.
+        Where ``max_waiting`` claims wait already, or as many as may in a line that stands, the last one gives way to a
+        claim of higher priority.
         """
         self._next += 1
         ticket = Ticket(writer=writer and self.single_writer, owner=owner, requested=now, number=self._next)
@@ -202,8 +202,9 @@ class AdmissionQueue:
         ticket.priority = owner.priority
         if self.waiting >= self.max_waiting:
             line.shedding.refused()
-            if not self._displace_one_below(ticket.priority, now):
-                raise self._full(ticket, now)
+            self._make_room(ticket, [one for one in (self._readers, self._writers) if one], now, self._full)
+        elif len(line) >= max(line.shedding.room, 1 if ticket.writer else self.places):
+            self._make_room(ticket, [line], now, self._one_too_many)
         line.add(ticket)
         return ticket
 
@@ -265,29 +266,38 @@ class AdmissionQueue:
         if self._writing is ticket:
             self._writing = None
 
-    def _full(self, ticket: Ticket, now: float, besides: str = "") -> QueueFull:
+    def _full(self, ticket: Ticket, now: float, besides: str) -> QueueFull:
         return QueueFull(
             f"{self.waiting} requests wait for one of {self.places} connections already, which is max_waiting{besides}",
             retry_after=self.retry_after(writer=ticket.writer, now=now),
         )
 
-    def _displace_one_below(self, priority: int, now: float) -> bool:
-        lines = [line for line in (self._readers, self._writers) if line]
-        if not lines:
-            return False
-        line = min(lines, key=lambda one: (one.last.priority, -one.last.number))
+    def _make_room(
+        self, ticket: Ticket, lines: Sequence[Line], now: float, refusal: Callable[[Ticket, float, str], Refusal]
+    ) -> None:
+        """Have the last claim give way to one of higher priority; raise the refusal where there is none to do so."""
+        line = min(lines, key=lambda one: (one.last.priority, -one.last.number), default=None)
+        if line is None or line.last.priority >= ticket.priority:
+            raise refusal(ticket, now, "")
         last = line.last
-        if last.priority >= priority:
-            return False
-        last.refusal = self._full(last, now, ", and one of higher priority came")
+        last.refusal = refusal(last, now, ", and one of higher priority came")
         line.remove(last)
         last.wake()
-        return True
 
     def _shed(self, line: Line, now: float) -> None:
-        for ticket in line.overdue(now):
+        ticket = line.overdue(now)
+        if ticket is not None:
             ticket.refusal = self._overdue(ticket, line, now)
             ticket.wake()
+
+    def _one_too_many(self, ticket: Ticket, now: float, besides: str) -> QueueShed:
+        line = self._line_of(ticket)
+        return QueueShed(
+            f"{len(line)} requests wait already, as many as are served within queue_target={line.shedding.target:g} s"
+            f"{besides}, and more come than are served (max_connections {self.places}, in use {len(self.held)}). Make "
+            "the work of a request shorter, or raise max_connections if the database has room",
+            retry_after=self.retry_after(writer=ticket.writer, now=now),
+        )
 
     def _overdue(self, ticket: Ticket, line: Line, now: float) -> QueueShed:
         return QueueShed(

@@ -4,9 +4,13 @@ A line that stands helps nobody. Where more comes than the places can do, it fil
 refused as are too many, whatever the order; but whoever is served has waited as long as the line allows, and most of
 their clients have gone. Then those who have waited too long make room, so that those behind are served early.
 
-It is controlled delay (CoDel, https://queue.acm.org/detail.cfm?id=2209336) as Elixir's DBConnection has it for
+So once a line stands, no more may wait in it than are served within a target, and the next is refused at once. That
+keeps it short, and a refusal cheap: nobody is kept for whom there will be no place. And who has waited for more than
+twice the target, because the line was long before or is served more slowly now, makes room.
+
+That is controlled delay (CoDel, https://queue.acm.org/detail.cfm?id=2209336) as Elixir's DBConnection has it for
 connections (https://hexdocs.pm/db_connection/DBConnection.html#start_link/2-queue-config): who has waited more than
-twice a target is refused, until somebody is served within the target again. But it begins later, so that nobody is
+twice a target is refused, until somebody is served within the target again. It begins later, so that nobody is
 refused whom the line could have served:
 
 - Somebody was refused already, because the line was full or a deadline passed. A thousand patient clients that come
@@ -37,12 +41,15 @@ class Shedding:
         self.limit = 2 * target
         """Seconds that a claim may have waited while the line stands."""
         self.standing = False
+        self.room = inf
+        """How many may wait while the line stands: those who are served within the target, at the rate of late."""
         self.least = inf
         """The least wait of this interval so far, of those who were served last in line: 0 where nobody had to wait."""
         self._pressed = False
         self._overload = False
         self._came = 0
         self._served = 0
+        self._began = -inf
         self._ends = -inf
 
     def came(self, *, now: float) -> None:
@@ -68,5 +75,6 @@ class Shedding:
         overload = too_many and self._served > 0
         self.standing = self._pressed and overload and self._overload
         self._overload = overload
+        self.room = self._served / (now - self._began) * self.target if self.standing else inf
         self.least, self._came, self._served = inf, 0, 0
-        self._ends = now + INTERVAL
+        self._began, self._ends = now, now + INTERVAL

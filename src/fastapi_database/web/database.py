@@ -68,12 +68,12 @@ class Database(CoreDatabase):
     ``models`` is a declarative base, a ``MetaData``, or a list of them, for ``create_all``. ``max_connections`` bounds
     the connections that may be open, sync and async together (default 10); ``queue_timeout`` is how many seconds a
     request waits for one before it is answered with 503 (default 5.0); ``max_waiting`` is how many may wait (default
-    1000), and once some must be refused, those go first who have waited more than twice ``queue_target`` seconds
-    (default 0.2). ``statement_timeout`` and ``lock_timeout`` are how many seconds the database lets one statement run,
-    and wait for a lock (default 30.0 and 5.0; 0 is no limit). ``hold_warning`` is after how many seconds the log
-    says who holds a connection (default 30.0; 0 never). ``transaction_pooler=True`` says that the URL leads to
-    PgBouncer in transaction mode (default False). ``sqlite_on_event_loop`` is for SQLite alone: whether async sessions
-    run short statements on the event loop (default True).
+    1000), and once some must be refused, the queue is kept so short that who waits is served within some
+    ``queue_target`` seconds (default 0.2). ``statement_timeout`` and ``lock_timeout`` are how many seconds the database
+    lets one statement run, and wait for a lock (default 30.0 and 5.0; 0 is no limit). ``hold_warning`` is after how
+    many seconds the log says who holds a connection (default 30.0; 0 never). ``transaction_pooler=True`` says that the
+    URL leads to PgBouncer in transaction mode (default False). ``sqlite_on_event_loop`` is for SQLite alone: whether
+    async sessions run short statements on the event loop (default True).
 
     Every option of ``create_engine`` and of ``Session`` passes through by its own name.
 
