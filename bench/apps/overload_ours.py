@@ -1,4 +1,4 @@
-"""Ours under overload: a statement of 20 ms, five connections; the settings come from the environment."""
+"""Ours under overload: a statement of WORK seconds, five connections; the settings come from the environment."""
 
 from os import environ
 from typing import Annotated
@@ -18,7 +18,6 @@ db = Database(
     max_connections=5,
     statement_timeout=0,
     max_waiting=int(environ.get("MAX_WAITING", "1000")),
-    queue_target=float(environ.get("TARGET", "0.2")),
 )
 app = FastAPI()
 db.install(app)

@@ -1,6 +1,7 @@
 """The tutorial's pattern under overload: the same statement, five connections, the other defaults of SQLAlchemy."""
 
 from collections.abc import Iterator
+from os import environ
 from typing import Annotated
 
 from fastapi import Depends, FastAPI
@@ -8,6 +9,8 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from bench.apps.model import sync_url
+
+WORK = text(f"SELECT pg_sleep({float(environ.get('WORK', '0.02'))})")
 
 engine = create_engine(sync_url(), pool_size=5, max_overflow=0)
 SessionLocal = sessionmaker(bind=engine)
@@ -25,7 +28,7 @@ def get_db() -> Iterator[Session]:
 
 @app.get("/sync")
 def work(db: Annotated[Session, Depends(get_db)]) -> dict[str, bool]:
-    db.execute(text("SELECT pg_sleep(0.02)"))
+    db.execute(WORK)
     return {"ok": True}
 
 
