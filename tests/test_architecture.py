@@ -33,7 +33,10 @@ WEB_FRAMEWORKS = {"fastapi", "starlette"}
 WITH_FASTAPI = {"web", "__init__"}
 DRIVERS = {"psycopg", "psycopg2", "asyncpg", "aiosqlite"}
 NOT_LOADED = {*DRIVERS, "alembic", "jinja2", "uvicorn", "sqlmodel", "pytest"}
-OF_A_DRIVER = {"engines/aiosqlite.py"}  # imported when that driver connects, and about nothing else
+OF_A_DRIVER = {
+    "engines/aiosqlite.py",
+    "engines/adapted.py",
+}  # imported when that driver connects, and about nothing else
 INTERNALS = {"engines/internals.py", "core/internals.py", "web/internals.py", *OF_A_DRIVER}
 FOREIGN = {"fastapi", "starlette", "sqlalchemy", "anyio", "asyncio", "pydantic", "greenlet", *DRIVERS}
 EXPORTED = {f"asyncio.{name}" for name in asyncio.__all__}  # with an underscore, and yet for everybody

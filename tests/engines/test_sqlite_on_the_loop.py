@@ -105,6 +105,20 @@ async def test_a_unit_that_reads_needs_no_hand_over_and_one_that_writes_needs_on
         assert await session.scalar(text("SELECT count(*) FROM item WHERE name = 'Ada'")) == 3
 
 
+async def test_a_read_waits_for_nothing_from_its_beginning_to_its_end(db: Database) -> None:
+    """No greenlet is left for it, which costs as much as SQLite's own work."""
+    await known(db, (READ, {"id": 1}))
+
+    async def read() -> Any:
+        async with db.begin() as session:
+            return await session.scalar(text(READ), {"id": 7})
+
+    coroutine = read()
+    with pytest.raises(StopIteration) as ended:
+        coroutine.send(None)
+    assert ended.value.value == "name 7"
+
+
 async def test_it_can_be_switched_off(filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "items.db"
     path.write_bytes(filled.read_bytes())

@@ -291,7 +291,7 @@ class Connections:
         try:
             with self._outages.attempt():
                 complete = self.dialect.connect_arguments(dialect.driver, arguments)
-                connection = dialect.connect(*args, **complete)
+                connection = self.dialect.adapted(dialect.connect(*args, **complete))
         except Unavailable as error:
             refused(error)
             raise

@@ -16,7 +16,7 @@ import asyncio
 import functools
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 import aiosqlite
@@ -40,34 +40,53 @@ class Cursor(aiosqlite.Cursor):
         super().__init__(connection, cursor)
         self._owner = connection
         self._rows: deque[Any] = deque()
-        self._through = True
+        self.through = True
         """Whether SQLite has no more rows than those."""
 
     async def execute(self, sql: str, parameters: Iterable[Any] | None = None) -> Cursor:
         """Execute a statement and fetch its first rows."""
+        rest = self.begin(sql, parameters)
+        if rest is not None:
+            await rest
+        return self
+
+    def begin(self, sql: str, parameters: Iterable[Any] | None = None) -> Coroutine[Any, Any, None] | None:
+        """Execute a statement now, or give what has to be awaited for it."""
         self._rows.clear()
         given = () if parameters is None else parameters
         on_loop, raw = self._owner.on_loop, self._owner.raw
         shape = on_loop.find(raw, sql)
         if shape is not None:
             if on_loop.had_its_turn():
-                await asyncio.sleep(0)
-            rows = on_loop.run(raw, self._cursor, sql, given, shape)
-            if rows is not None:
-                self._rows.extend(rows)
-                self._through = len(rows) < ROWS
-                return self
-        self._through = False  # whatever becomes of the call: a cancelled one is still on its way
-        on_loop.announce(sql, shape)
+                return self._execute_later(sql, given, shape)
+            if self._execute_now(sql, given, shape):
+                return None
+        return self._execute_in_thread(sql, given, shape)
+
+    def _execute_now(self, sql: str, given: Any, shape: Shape) -> bool:
+        rows = self._owner.on_loop.run(self._owner.raw, self._cursor, sql, given, shape)
+        if rows is None:
+            return False
+        self._rows.extend(rows)
+        self.through = len(rows) < ROWS
+        return True
+
+    async def _execute_later(self, sql: str, given: Any, shape: Shape) -> None:
+        await asyncio.sleep(0)
+        if not self._execute_now(sql, given, shape):
+            await self._execute_in_thread(sql, given, shape)
+
+    async def _execute_in_thread(self, sql: str, given: Any, shape: Shape | None) -> None:
+        self.through = False  # whatever becomes of the call: a cancelled one is still on its way
+        self._owner.on_loop.announce(sql, shape)
         await self._execute(self._execute_and_fetch, sql, given, shape)  # type: ignore[no-untyped-call]  # pyright: ignore[reportUnknownMemberType]
-        return self
 
     async def executemany(self, sql: str, parameters: Iterable[Iterable[Any]]) -> Cursor:
         """Execute a statement for each set of parameters."""
         self._rows.clear()
-        self._through = False
+        self.through = False
         await super().executemany(sql, parameters)
-        self._through = True
+        self.through = True
         return self
 
     async def fetchone(self) -> Any:
@@ -79,30 +98,40 @@ class Cursor(aiosqlite.Cursor):
         """Give the next rows, fewer than asked for only at the end."""
         wanted = self.arraysize if size is None else size
         rows = [self._rows.popleft() for _ in range(min(wanted, len(self._rows)))]
-        if len(rows) < wanted and not self._through:
+        if len(rows) < wanted and not self.through:
             missing = wanted - len(rows)
             more = list(await super().fetchmany(missing))
-            self._through = len(more) < missing
+            self.through = len(more) < missing
             rows += more
+        return rows
+
+    def fetch_here(self) -> list[Any]:
+        """Give the rows that are here."""
+        rows = list(self._rows)
+        self._rows.clear()
         return rows
 
     async def fetchall(self) -> list[Any]:
         """Give the rows that are left."""
-        rows = list(self._rows)
-        self._rows.clear()
-        if not self._through:
+        rows = self.fetch_here()
+        if not self.through:
             rows += await super().fetchall()
-            self._through = True
+            self.through = True
         return rows
 
     async def close(self) -> None:
         """Let go of the statement; after its last row SQLite has done so, and there is nothing to wait for."""
-        self._rows.clear()
-        if self._through:
-            self._cursor.close()
+        if self.through:
+            self.close_here()
         else:
+            self._rows.clear()
             await super().close()
             self._rows.clear()  # a cancelled execution may have come in between
+
+    def close_here(self) -> None:
+        """Let go of a statement that is through."""
+        self._rows.clear()
+        self._cursor.close()
 
     def _execute_and_fetch(self, sql: str, parameters: Any, shape: Shape | None) -> None:
         if shape is not None:
@@ -111,8 +140,8 @@ class Cursor(aiosqlite.Cursor):
         for step in PREFETCH:
             rows = self._cursor.fetchmany(step)
             self._rows.extend(rows)
-            self._through = len(rows) < step
-            if self._through or _is_large(rows[-1]):
+            self.through = len(rows) < step
+            if self.through or _is_large(rows[-1]):
                 return
 
 
@@ -137,12 +166,16 @@ class Connection(aiosqlite.Connection):
     @property
     def raw(self) -> sqlite3.Connection:
         """The connection of sqlite3. Raises ``ValueError`` when there is none."""
-        return self._conn
+        return self._connection or self._conn
 
     @contextmanager
     async def cursor(self) -> aiosqlite.Cursor:
         """Make a cursor."""
-        return Cursor(self, self._conn.cursor())
+        return self.make_cursor()
+
+    def make_cursor(self) -> Cursor:
+        """Make a cursor, which needs no thread. Raises ``ValueError`` when there is no connection."""
+        return Cursor(self, self.raw.cursor())
 
     def stop(self) -> asyncio.Future[Any] | None:
         """End the thread, and close what it opened after nobody waited for it any more.
@@ -167,15 +200,26 @@ class Connection(aiosqlite.Connection):
 
     async def commit(self) -> None:
         """Commit."""
-        if not self.on_loop.ends(self._conn, "COMMIT"):
+        if not self.commits_here():
             self.on_loop.announce_commit()
             await super().commit()
 
+    def commits_here(self) -> bool:
+        """Commit now, if that needs no thread, and tell whether it did."""
+        raw = self._connection
+        return raw is not None and self.on_loop.ends(raw, "COMMIT")
+
+    def rolls_back_here(self) -> bool:
+        """Roll back now, if that needs no thread, and tell whether it did."""
+        raw = self._connection
+        if raw is None:
+            return False
+        nothing_begun = self.on_loop.idle and not raw.in_transaction
+        return nothing_begun or self.on_loop.ends(raw, "ROLLBACK")
+
     async def rollback(self) -> None:
         """Roll back. With nothing begun, and nothing on its way that a cancellation left behind, there is no need."""
-        if self.on_loop.idle and not self.in_transaction:
-            return
-        if not self.on_loop.ends(self._conn, "ROLLBACK"):
+        if not self.rolls_back_here():
             await super().rollback()
 
 

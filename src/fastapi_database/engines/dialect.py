@@ -74,6 +74,10 @@ class Dialect(ABC):
     def connect_arguments(self, driver: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Complete what the driver's ``connect`` is called with."""
 
+    def adapted(self, connection: Any) -> Any:
+        """Give what SQLAlchemy is to have for a connection that its dialect has opened."""
+        return connection
+
     def configure(self, settings: Settings) -> None:  # noqa: B027 - most databases need nothing
         """Take from the settings what is for this database alone."""
 

@@ -148,6 +148,14 @@ class SQLite(Dialect):
             complete.setdefault("async_creator_fn", functools.partial(_connect_async, shapes=self._shapes))
         return complete
 
+    def adapted(self, connection: Any) -> Any:
+        if self._shapes is None or not hasattr(connection, "driver_connection"):
+            return connection
+        # A driver is imported when it is used, never with the package.
+        from fastapi_database.engines.adapted import adapted  # noqa: PLC0415
+
+        return adapted(connection)
+
     def configure(self, settings: Settings) -> None:
         self._shapes = Shapes() if settings.sqlite_on_event_loop else None
 
