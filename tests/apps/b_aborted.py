@@ -45,6 +45,7 @@ SLOW = text(
 MANY = text("WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 100000) SELECT x FROM c")
 COUNT = select(func.count()).select_from(Note)
 PAUSE = 0.005
+MUCH, MANY_TIMES = "x" * 1_000_000, 100
 
 
 def add_sync(router: fastapi.APIRouter) -> None:
@@ -112,7 +113,31 @@ def add_async(router: fastapi.APIRouter) -> None:
 
         return StreamingResponse(body())
 
+    @router.get("/flood")
+    async def flood() -> StreamingResponse:
+        return StreamingResponse(floods())
+
+    @router.get("/flood-of-events", response_class=EventSourceResponse)
+    async def flood_of_events() -> AsyncIterator[str]:
+        async for one in floods():
+            yield one
+
+    @router.get("/flood-of-own-events", response_class=EventSourceResponse)
+    async def flood_of_own_events() -> AsyncIterator[str]:
+        async with db.begin() as session:
+            await session.execute(select(1))
+            for _ in range(MANY_TIMES):
+                yield MUCH
+
     add_streams(router, Depends(counted), count)
+
+
+async def floods() -> AsyncIterator[str]:
+    """Send more than anybody's buffers take, in the middle of a unit."""
+    async with db.begin() as session:
+        await session.execute(select(1))
+        for _ in range(MANY_TIMES):
+            yield MUCH
 
 
 def add_streams(router: fastapi.APIRouter, counted: Any, count: Any) -> None:

@@ -6,7 +6,7 @@ import gc
 import threading
 from collections import Counter, defaultdict
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, Literal
 
 import anyio.to_thread
 from fastapi import APIRouter
@@ -84,6 +84,10 @@ class Watch:
         @router.post("/collect")
         async def collect() -> int:
             return gc.collect()
+
+        @router.post("/collector/{switch}")
+        async def collector(switch: Literal["on", "off"]) -> None:
+            (gc.enable if switch == "on" else gc.disable)()
 
         @router.get("/moments/{moment:path}")
         async def moment_reached(moment: str) -> Any:

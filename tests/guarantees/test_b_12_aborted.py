@@ -10,7 +10,6 @@ import pytest
 from apps.b_serving import FORMS, POOL, Served, comes_true
 from support.clients import Request, abort_burst, statuses
 from support.frames import upgrade
-from support.unpromised import unpromised
 
 pytestmark = pytest.mark.load
 
@@ -29,7 +28,7 @@ COMPLAINTS = ("garbage collector", "Exception terminating", "Task was destroyed"
 @pytest.mark.parametrize("stacked", [0, 1, 4])
 @pytest.mark.parametrize(
     ("database", "kind"),
-    [pytest.param(*where, marks=[unpromised] if where == ("postgresql+psycopg", "async") else []) for where in WHERE],
+    WHERE,
     ids=map("-".join, WHERE),
 )
 def test_b12_requests_aborted_at_random_points_leave_nothing_behind(

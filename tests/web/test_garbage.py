@@ -7,6 +7,7 @@ import uuid
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import Context, copy_context
 from typing import Any
 
 import httpx
@@ -35,7 +36,19 @@ def refuse(session: Session) -> None:
     raise HTTPException(404)
 
 
+def fail(session: Session) -> None:
+    try:
+        write(session)
+        session.flush()
+        raise ValueError(session)
+    except ValueError as error:
+        raise HTTPException(409) from error  # the one that has a traceback, as the errors of drivers have
+
+
 def nothing(_: Session) -> None: ...
+
+
+EXPECTED = {refuse: 404, fail: 409}
 
 
 @contextmanager
@@ -55,16 +68,21 @@ def no_collector() -> Iterator[list[Any]]:
         gc.enable()
 
 
-@pytest.mark.parametrize("action", [nothing, read, write, refuse])
+@pytest.mark.parametrize("context_is_kept", [False, True], ids=["", "kept"])
+@pytest.mark.parametrize("action", [nothing, read, write, refuse, fail])
 @pytest.mark.parametrize("routes", ROUTERS)
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_session_is_freed_with_its_request(
-    db: Database, kind: Kind, routes: str, action: Callable[[Session], None]
+    db: Database, kind: Kind, routes: str, action: Callable[[Session], None], context_is_kept: bool
 ) -> None:
+    """Whatever lives on in the context of the request: uvloop keeps it with a connection that was opened there."""
     sessions: list[weakref.ref[Session]] = []
+    kept: list[Context] = []
 
     def work(session: Session) -> None:
         sessions.append(weakref.ref(session))
+        if context_is_kept:
+            kept.append(copy_context())
         action(session)
 
     app, added = FastAPI(), router(routes)
@@ -76,7 +94,7 @@ async def test_a_session_is_freed_with_its_request(
         await client.post("/")  # what is built once
         with no_collector() as cycles:
             for _ in range(3):
-                assert (await client.post("/")).status_code == (404 if action is refuse else 200)
+                assert (await client.post("/")).status_code == EXPECTED.get(action, 200)
             deadline = time.monotonic() + 5
             while any(one() for one in sessions) and time.monotonic() < deadline:
                 await asyncio.sleep(0.001)  # the thread is about to wait for other work

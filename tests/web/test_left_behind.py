@@ -45,3 +45,37 @@ def test_a_task_left_at_its_first_statement_keeps_nothing(sqlite_url: str, name:
         with db.begin() as session:
             session.execute(text("INSERT INTO t VALUES (2)"))  # nobody holds the lock
     db.close()
+
+
+@pytest.mark.parametrize("name", ROUTERS)
+def test_a_task_that_outlives_its_request_completes_the_unit_it_has_begun(sqlite_url: str, name: str) -> None:
+    db = Database(sqlite_url)
+    with db.begin() as session:
+        session.execute(text("CREATE TABLE t (id INTEGER)"))
+    app, routes = FastAPI(), router(name)
+    db.install(app)
+    tasks, in_the_middle, answered = list[asyncio.Task[None]](), asyncio.Event(), asyncio.Event()
+
+    async def late() -> None:
+        async with db.begin() as session:
+            await session.execute(text("INSERT INTO t VALUES (1)"))
+            in_the_middle.set()
+            await answered.wait()
+            await session.execute(text("INSERT INTO t VALUES (2)"))
+
+    @routes.post("/")
+    async def leave() -> None:
+        tasks.append(asyncio.create_task(late()))
+        await in_the_middle.wait()
+
+    @routes.post("/answered")
+    async def wait_for_it() -> None:
+        answered.set()
+        await tasks[0]
+
+    app.include_router(routes)
+    with TestClient(app) as client:
+        assert [client.post(path).status_code for path in ("/", "/answered")] == [200, 200]
+    with db.begin() as session:
+        assert session.scalars(text("SELECT id FROM t ORDER BY id")).all() == [1, 2]
+    db.close()

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from math import inf
+from typing import Any
+from weakref import WeakSet
 
 from fastapi_database.core.cancellation import nothing
 from fastapi_database.core.internals import await_only, running_loop
@@ -33,7 +35,9 @@ class Refusals:
         self._on_first = on_first
         self._by_owner: dict[Refusal, object] = {}
         self.over = False
-        """True once the request has been answered; tasks it started may still have this in their context."""
+        """True once the request has ended."""
+        self.begun: WeakSet[Any] | None = None
+        """The async units that its code opened with ``db.begin()``, until they are freed."""
 
     @property
     def errors(self) -> list[Refusal]:
@@ -41,7 +45,9 @@ class Refusals:
         return list(self._by_owner)
 
     def note(self, error: Refusal, owner: object) -> None:
-        """Note a refusal; without an ``owner`` until :meth:`claim` tells it."""
+        """Note a refusal; without an ``owner`` until :meth:`claim` tells it. After the end nothing is noted."""
+        if self.over:
+            return
         if not self._by_owner:
             self._on_first()
         self._by_owner[error] = owner
@@ -55,6 +61,23 @@ class Refusals:
         """Take back what an owner was refused: it tried again, and got a place."""
         if self._by_owner:
             self._by_owner = {error: one for error, one in self._by_owner.items() if one != owner}
+
+    def begins(self, unit: Any) -> None:
+        """Note an async unit that code of the request opens besides the request's own."""
+        if not self.over:
+            self.begun = self.begun or WeakSet()
+            self.begun.add(unit)
+
+    def end(self) -> None:
+        """Let go of the request: it has ended, and what was begun in its context has this for as long as it lives.
+
+        That are the tasks it started, and the connections to the database that it opened: event loops keep the context
+        in which a connection was opened.
+        """
+        self.over = True
+        self.begun = None
+        self._on_first = nothing
+        self._by_owner = {}
 
 
 REFUSALS: ContextVar[Refusals | None] = ContextVar("fastapi_database_refusals", default=None)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.engine import URL, Engine
 
 from fastapi_database.config import settings
+from fastapi_database.core.admission import REFUSALS
 from fastapi_database.core.queue import Named
 from fastapi_database.core.released import Released
 from fastapi_database.core.resources import Resources
@@ -232,6 +233,9 @@ class Begin:
         self._unit = unit = self._resources.async_unit(
             owner=self._owner, intent=Intent.WRITE, deadline=self._deadline()
         )
+        request = REFUSALS.get()
+        if request is not None:
+            request.begins(unit)
         return unit.async_session
 
     async def __aexit__(

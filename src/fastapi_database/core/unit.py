@@ -514,6 +514,17 @@ class AsyncUnit(Unit):
     def may_be_executing(self) -> bool:
         return self._operation is not None and not self._operation.dead
 
+    @property
+    def left_behind(self) -> bool:
+        """Whether this is open though the task that used it last is over, or is the one that asks at its own end.
+
+        An async generator that is suspended in a ``yield``, in the middle of its block, when whoever reads from it is
+        cancelled is closed by nobody. The garbage collector would have to find it: AnyIO (seen in 4.16) keeps what a
+        cancelled task was at in a cycle, and the pool would take the connection for one that was lost.
+        """
+        task = self._task
+        return not self.ended and task is not None and (task.done() or task is asyncio.current_task())
+
     async def _stop_the_other(self) -> None:
         """Cancel a statement that another task still runs: nobody is left to hear its answer."""
         other = self.running_elsewhere()

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fastapi_database.core.admission import REFUSALS, Refusals
 from fastapi_database.core.cancellation import ThreadsFirst
+from fastapi_database.core.unit import AsyncUnit
 from fastapi_database.web import internals, problems
 from fastapi_database.web.clients import Client
 from fastapi_database.web.refusals import RefusalLog
@@ -60,7 +61,7 @@ class DatabaseMiddleware:
         try:
             await conversation.run()
         finally:
-            conversation.refusals.over = True
+            conversation.refusals.end()
             REFUSALS.reset(token)
 
 
@@ -102,6 +103,8 @@ class _Conversation:
             try:
                 if units.pending:
                     await units.abandon()
+                if self.refusals.begun:
+                    await self._roll_back_left_behind(list(self.refusals.begun))
             finally:
                 if self._outermost:
                     if units.client is not None:
@@ -109,6 +112,12 @@ class _Conversation:
                     if self._giving_up is not None:
                         self._giving_up.cancel()
                     units.close()
+
+    async def _roll_back_left_behind(self, begun: list[AsyncUnit]) -> None:
+        """End what a stream was in the middle of when its client went away; tasks that go on keep what they have."""
+        for unit in begun:
+            if unit.left_behind:
+                await unit.afinish(commit=False)
 
     def _give_up(self) -> None:
         """Cancel what the database does for a client that has gone away; what it asked for is over then."""

@@ -184,7 +184,7 @@ class RequestUnits:
         Whoever keeps a session is told that it has ended. Cycles would wait for the garbage collector.
         """
         self.finished = True
-        self.client = None
+        self.client = self.error = None
         self._scope = internals.name_of(self._scope)
         self.units.clear()
 
