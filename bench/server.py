@@ -6,8 +6,9 @@ import os
 import tempfile
 import time
 from asyncio.subprocess import PIPE, Process
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, ClassVar
 
 from bench import environments
 from bench.apps.model import URL_VARIABLE
@@ -22,6 +23,9 @@ ROOT = Path(__file__).parent.parent
 class Server:
     """One peer on one database. It owns the process and its log."""
 
+    environment: ClassVar[Mapping[str, str]] = {}
+    """What is added to the environment of the process."""
+
     def __init__(self, peer: Peer, url: str) -> None:
         self.peer = peer
         self.port = 0
@@ -34,7 +38,7 @@ class Server:
         self._process = await asyncio.create_subprocess_exec(
             *(environments.python(self.peer.environment), "-m", "bench.serve", self.peer.name),
             cwd=ROOT,
-            env=os.environ | {URL_VARIABLE: self._url},
+            env=os.environ | {URL_VARIABLE: self._url} | self.environment,
             stdin=PIPE,
             stdout=PIPE,
             stderr=self._log,

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated
 
 import fastapi
+from anyio import create_task_group, to_thread
 from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException
 from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse
@@ -115,6 +116,19 @@ def in_background() -> None:
 async def in_background_async() -> None:
     async with db.begin() as session:
         await session.execute(select(User.id).limit(1))
+
+
+@app.post("/settle")
+async def settle() -> None:
+    """Close what is opened again by itself, and have as many threads as there can be: whatever else is there grew."""
+    db.engine.dispose()
+    await db.async_engine.dispose()  # not db.aclose(): a new engine would fill caches of the mappers anew
+    db._resources.threads.close()
+    threads = int(to_thread.current_default_thread_limiter().total_tokens)
+    all_there = threading.Barrier(threads, timeout=60)
+    async with create_task_group() as group:
+        for _ in range(threads):
+            group.start_soon(to_thread.run_sync, all_there.wait)
 
 
 @app.get("/inside")
