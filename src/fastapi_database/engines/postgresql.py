@@ -10,7 +10,8 @@ import math
 import os
 import re
 import select
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar
 from urllib.parse import urlencode
 
@@ -24,7 +25,7 @@ from fastapi_database.engines.internals import asked_isolation_level, asyncpg_so
 from fastapi_database.engines.late import LateTransactions, LateUnitEngine, leave_autocommit
 from fastapi_database.engines.outcome import Outcome, outcome_of_commit
 from fastapi_database.engines.pooler import SWITCH, UNPREPARED, PooledTransactions, refuse_start_up_parameters
-from fastapi_database.engines.transactions import ABORTED, Transactions, UnitEngine, unit_transaction
+from fastapi_database.engines.transactions import ABORTED, DISCARDED, Transactions, UnitEngine, unit_transaction
 from fastapi_database.errors import (
     FastAPIDatabaseError,
     InvalidURL,
@@ -41,6 +42,11 @@ several hosts goes on to the next one. 2 is the least that libpq takes."""
 LOST_BEFORE_COMMIT = (
     "The server had ended this transaction's connection before COMMIT was sent: nothing is stored, and trying again is "
     "safe. The server's log has the reason"
+)
+
+LOST_IN_SET_UP = (
+    "The server ended a new connection while it was set up, before anything of this transaction was sent: nothing is "
+    "stored, and trying again is safe. The server's log has the reason"
 )
 
 SYNC_DRIVERS = {"psycopg": "psycopg", "psycopg2": "psycopg2"}
@@ -336,6 +342,19 @@ def _checked_asyncpg_connection() -> type[Any]:
     return CheckedConnection
 
 
+@contextmanager
+def _setting_up() -> Generator[None]:
+    """Take an error of a new connection of asyncpg that is closed, or about to be, for a lost connection."""
+    try:
+        yield
+    except Exception as error:
+        state = getattr(error, "sqlstate", None) or ""
+        asyncpgs_own = type(error).__module__.startswith("asyncpg") and not state
+        if state in DISCARDED or state.startswith("08") or asyncpgs_own or isinstance(error, OSError):
+            raise connection_lost(LOST_IN_SET_UP) from error
+        raise
+
+
 def _interrupt(connection: Any) -> None:
     if hasattr(connection, "cancel_safe"):
         connection.cancel_safe(timeout=_INTERRUPT_TIMEOUT)
@@ -392,6 +411,16 @@ class AsyncpgTransactions(PostgreSQLTransactions):
         """
         dbapi: Any = self.loaded_dbapi
         return isinstance(e, dbapi.InternalClientError) or super().is_disconnect(e, connection, cursor)
+
+    # What SQLAlchemy lets other dialects override: it awaits the driver, whose errors nobody translates there.
+
+    async def setup_asyncpg_json_codec(self, conn: Any) -> None:
+        with _setting_up():
+            await super().setup_asyncpg_json_codec(conn)  # type: ignore[misc]
+
+    async def setup_asyncpg_jsonb_codec(self, conn: Any) -> None:
+        with _setting_up():
+            await super().setup_asyncpg_jsonb_codec(conn)  # type: ignore[misc]
 
 
 class PsycopgTransactions(PostgreSQLTransactions):
