@@ -36,6 +36,8 @@ class Refusals:
         self._by_owner: dict[Refusal, object] = {}
         self.over = False
         """True once the request has ended."""
+        self.no_connection: Unavailable | None = None
+        """What to tell the client where its code swallows that there was no connection, for another reason."""
         self.begun: WeakSet[Any] | None = None
         """The async units that its code opened with ``db.begin()``, until they are freed."""
 
@@ -75,7 +77,7 @@ class Refusals:
         in which a connection was opened.
         """
         self.over = True
-        self.begun = None
+        self.begun = self.no_connection = None
         self._on_first = nothing
         self._by_owner = {}
 
@@ -89,6 +91,13 @@ def refused(error: Refusal, *, owner: object = None) -> None:
     refusals = REFUSALS.get()
     if refusals is not None:
         refusals.note(error, owner)
+
+
+def no_connection(error: Unavailable) -> None:
+    """Note in the context of a request, if this is one, what to tell if it goes on as if it had a connection."""
+    refusals = REFUSALS.get()
+    if refusals is not None and not refusals.over:
+        refusals.no_connection = error
 
 
 def admitted(owner: object) -> None:

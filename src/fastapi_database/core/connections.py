@@ -23,7 +23,7 @@ from sqlalchemy import exc as sa
 from sqlalchemy.engine import URL, Connection, Engine
 
 from fastapi_database.config import ENGINE_OPTIONS, Settings, refuse_unknown_dialect_options
-from fastapi_database.core.admission import refused
+from fastapi_database.core.admission import no_connection, refused
 from fastapi_database.core.demotion import Demotion
 from fastapi_database.core.internals import (
     AsyncClosablePool,
@@ -38,7 +38,7 @@ from fastapi_database.core.outages import Outages
 from fastapi_database.engines import Dialect, UnitEngines
 from fastapi_database.engines.transactions import LastAnswer, returned, unit_transaction, watch
 from fastapi_database.engines.values import hide_values
-from fastapi_database.errors import DriverNotInstalled, FastAPIDatabaseError, QueueTimeout, Unavailable
+from fastapi_database.errors import DriverNotInstalled, FastAPIDatabaseError, QueueTimeout, Unavailable, Unreachable
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -277,11 +277,23 @@ class Connections:
             hide_values(engine)
         watch(engine, self.dialect.transactions(engine.dialect.driver), self.last_answer)
         self._units[engine] = self.dialect.unit_engines(engine)
+        if isinstance(engine.pool, ClosablePool):
+            engine.pool.on_failure = self._note_no_connection
         event.listen(engine, "handle_error", self._demotion.listen)
         event.listen(engine, "do_connect", self._connect)
         event.listen(engine, "checkin", _checked_in_at)
         event.listen(engine, "checkout", self._checker(engine.dialect))
         self.dialect.listen(engine)  # after the look whether a connection that is lent is still alive
+
+    def _note_no_connection(self, error: Exception) -> None:
+        """Keep a request from being answered as if all were well by code that swallows this."""
+        if not isinstance(error, Unavailable):  # which is noted where it is raised
+            no_connection(
+                Unreachable(
+                    f"{self.dialect.describe()} gave no connection: {type(error).__name__} while one was opened or set "
+                    "up, which the code of the request has swallowed. Nothing was sent, so nothing is stored"
+                )
+            )
 
     def _connect(self, dialect: Any, record: Any, args: tuple[Any, ...], arguments: dict[str, Any]) -> Any:
         """Open a connection within the limit, with errors a person can act on."""

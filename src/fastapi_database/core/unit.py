@@ -240,7 +240,7 @@ class Unit(ABC):
         """
         if self.ended:
             return
-        self._note_swallowed_refusal()
+        self._note_swallowed_refusal(commit=commit)
         undone = commit and self._abandoned and self.needs_io
         try:
             if commit and self._deadline is not None and self.needs_io:
@@ -344,10 +344,10 @@ class Unit(ABC):
         """Count a ROLLBACK."""
         self._services.counters.rollbacks += 1
 
-    def _note_swallowed_refusal(self) -> None:
+    def _note_swallowed_refusal(self, *, commit: bool) -> None:
         refusals = REFUSALS.get()
         if not self._connected and refusals is not None and self.fatal is None:
-            self.fatal = refusals.claim(self.owner)
+            self.fatal = refusals.claim(self.owner) or (refusals.no_connection if commit else None)
 
     def _commit(self) -> None:
         """Commit. What a hook of the application raises after the COMMIT can not take it back, and is only logged."""
