@@ -106,7 +106,7 @@ async def test_a_unit_that_reads_needs_no_hand_over_and_one_that_writes_needs_on
 
 
 async def test_a_read_waits_for_nothing_from_its_beginning_to_its_end(db: Database) -> None:
-    """No greenlet is left for it, which costs as much as SQLite's own work."""
+    """Nor does its task wait for a turn of the event loop."""
     await known(db, (READ, {"id": 1}))
 
     async def read() -> Any:
@@ -117,6 +117,18 @@ async def test_a_read_waits_for_nothing_from_its_beginning_to_its_end(db: Databa
     with pytest.raises(StopIteration) as ended:
         coroutine.send(None)
     assert ended.value.value == "name 7"
+
+
+async def test_a_connection_of_sqlalchemy_executes_on_the_loop_too(db: Database) -> None:
+    """It refuses drivers that await nothing, and takes an `AsyncConnection` that does not for one of those."""
+    await known(db, (READ, {"id": 1}))
+    for _ in range(3):
+        async with db.begin() as session:
+            connection = await session.connection()
+            assert (await connection.execute(text(READ), {"id": 7})).scalar_one() == "name 7"
+            assert (await connection.exec_driver_sql("SELECT name FROM item WHERE id = 8")).scalar_one() == "name 8"
+        async with db.async_engine.connect() as plain:
+            assert (await plain.execute(text(READ), {"id": 9})).scalar_one() == "name 9"
 
 
 async def test_it_can_be_switched_off(filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
