@@ -46,6 +46,7 @@ DOCUMENTED = {
     "Any",
     "Session",
     "InstanceState",
+    "PoolProxiedConnection",
     "QueuePool",
     "AsyncAdaptedQueuePool",
     "LoaderCriteriaOption",
