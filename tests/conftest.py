@@ -18,6 +18,7 @@ from support.postgres import (
     private_server,
     shared_server,
 )
+from support.proxy import Proxy, proxied
 from support.run import Run
 from support.server import Server
 
@@ -94,6 +95,13 @@ def pgbouncer(run: Run, postgresql: PostgreSQL) -> Iterator[PgBouncer]:
     pooler = _or_skip(lambda run: PgBouncer(run, postgresql), run)
     yield pooler
     pooler.close()
+
+
+@pytest.fixture
+def proxy(postgresql: PostgreSQL) -> Iterator[Proxy]:
+    """Give a proxy before the shared PostgreSQL that can delay, cut, drop and swallow."""
+    with proxied(postgresql.port) as one:
+        yield one
 
 
 @pytest.fixture

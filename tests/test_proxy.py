@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import asyncpg
@@ -11,16 +11,10 @@ import pytest
 from sqlalchemy import make_url
 
 from support.postgres import PostgreSQL
-from support.proxy import Fault, Proxy, Test, answers, proxied, ready_after, sends
+from support.proxy import Fault, Proxy, Test, answers, ready_after, sends
 
 DRIVERS = ["psycopg", "psycopg-async", "asyncpg"]
 LOST = (psycopg.OperationalError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError)
-
-
-@pytest.fixture
-def proxy(postgresql: PostgreSQL) -> Iterator[Proxy]:
-    with proxied(postgresql.port) as one:
-        yield one
 
 
 @pytest.fixture(params=DRIVERS)

@@ -13,19 +13,10 @@ from fastapi import Depends, FastAPI
 from fastapi.sse import EventSourceResponse
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import Session
 
+from apps.notes import Base, Note
 from fastapi_database import Database
-
-
-class Base(DeclarativeBase): ...
-
-
-class Note(Base):
-    __tablename__ = "notes"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    text: Mapped[str]
-
 
 db = Database(models=Base)
 db.create_all()

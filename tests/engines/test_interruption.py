@@ -14,17 +14,11 @@ from fastapi_database import Database
 from fastapi_database.core.internals import greenlet_spawn
 from fastapi_database.engines.interruption import Interruption
 from support.postgres import PostgreSQL
-from support.proxy import Fault, Proxy, proxied
+from support.proxy import Fault, Proxy
 
 FORMS = [("sync", "psycopg"), ("async", "psycopg"), ("async", "asyncpg")]
 PID = text("SELECT pg_backend_pid()")
 SLEEP = text("SELECT pg_sleep(3)")  # longer than the two seconds after which a request to cancel is given up
-
-
-@pytest.fixture
-def proxy(postgresql: PostgreSQL) -> Iterator[Proxy]:
-    with proxied(postgresql.port) as one:
-        yield one
 
 
 @pytest.fixture(params=FORMS, ids="-".join)

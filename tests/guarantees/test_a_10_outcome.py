@@ -14,7 +14,7 @@ from apps.c_cases import ROUTERS, Kind, endpoint, router, work
 from fastapi_database import Database
 from fastapi_database.errors import OutcomeUnknown
 from support.postgres import PostgreSQL
-from support.proxy import Fault, Proxy, Test, answers, proxied, ready_after, sends
+from support.proxy import Fault, Proxy, Test, answers, ready_after, sends
 
 FORMS = [("sync", "psycopg"), ("async", "psycopg"), ("async", "asyncpg")]
 FAULTS = [Fault.CUT, Fault.RESET]
@@ -39,12 +39,6 @@ class Note(Base):
     __tablename__ = "notes"
     id: Mapped[int] = mapped_column(primary_key=True)
     text: Mapped[str]
-
-
-@pytest.fixture
-def proxy(postgresql: PostgreSQL) -> Iterator[Proxy]:
-    with proxied(postgresql.port) as one:
-        yield one
 
 
 @pytest.fixture(params=FORMS, ids="-".join)

@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import event, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool, Pool
 
 from apps.c_cases import ROUTERS, router
 from fastapi_database import Database
@@ -56,10 +57,11 @@ def test_a10_who_gets_it_is_told_to_try_again_and_the_next_is_served(
         assert (db.stats().in_use, db.stats().open - db.stats().idle) == (0, 0)
 
 
+@pytest.mark.parametrize("pool", [None, NullPool], ids=["our pool", "the application's"])
 @pytest.mark.parametrize("driver", ["sqlite", "sqlite+aiosqlite", "psycopg", "psycopg async", "asyncpg"])
 @pytest.mark.parametrize("name", ROUTERS)
 def test_a5_code_that_swallows_it_is_not_answered_as_if_it_had_stored(
-    request: pytest.FixtureRequest, tmp_path: Path, name: str, driver: str
+    request: pytest.FixtureRequest, tmp_path: Path, name: str, driver: str, pool: type[Pool] | None
 ) -> None:
     lose = True
 
@@ -74,7 +76,7 @@ def test_a5_code_that_swallows_it_is_not_answered_as_if_it_had_stored(
             "postgresql:", f"postgresql+{driver.removesuffix(' async')}:"
         )
     asynchronous = driver in {"sqlite+aiosqlite", "psycopg async", "asyncpg"}
-    db, app, routes = Database(url), FastAPI(), router(name)
+    db, app, routes = Database(url, **({} if pool is None else {"poolclass": pool})), FastAPI(), router(name)
     db.install(app)
 
     @routes.post("/sync")

@@ -275,10 +275,9 @@ class Connections:
         hide = bool(self._settings.engine_options.get("hide_parameters", True))
         if hide:
             hide_values(engine)
-        watch(engine, self.dialect.transactions(engine.dialect.driver), self.last_answer)
+        hooks = self.dialect.transactions(engine.dialect.driver)
+        watch(engine, hooks, self.last_answer, no_connection=self._note_no_connection)
         self._units[engine] = self.dialect.unit_engines(engine)
-        if isinstance(engine.pool, ClosablePool):
-            engine.pool.on_failure = self._note_no_connection
         event.listen(engine, "handle_error", self._demotion.listen)
         event.listen(engine, "do_connect", self._connect)
         event.listen(engine, "checkin", _checked_in_at)
@@ -286,7 +285,7 @@ class Connections:
         self.dialect.listen(engine)  # after the look whether a connection that is lent is still alive
 
     def _note_no_connection(self, error: Exception) -> None:
-        """Keep a request from being answered as if all were well by code that swallows this."""
+        """Keep a request from being answered as if all were well by code that swallows why its unit got none."""
         if not isinstance(error, Unavailable):  # which is noted where it is raised
             no_connection(
                 Unreachable(

@@ -53,7 +53,6 @@ from fastapi_database.engines.internals import await_only, current_greenlet, gre
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import InstanceState, LoaderCriteriaOption, Session
-    from sqlalchemy.pool import PoolProxiedConnection
 
 __all__ = ["await_only", "current_greenlet", "get_cls_kwargs", "greenlet_spawn", "running_loop"]
 
@@ -71,10 +70,6 @@ def opened(connection: Any) -> None:
         opening.append(connection)
 
 
-def _ignore(_error: Exception) -> None:
-    """Nobody wants to hear of it."""
-
-
 class ClosablePool(QueuePool):
     """A ``QueuePool`` of which one idle connection can be closed."""
 
@@ -86,20 +81,6 @@ class ClosablePool(QueuePool):
         self.made: WeakSet[Any] = WeakSet()
         self.counting = threading.Lock()
         self.waiting = 0
-        self.on_failure: Callable[[Exception], None] = _ignore
-        """Told why somebody who asked got no connection."""
-
-    def connect(self) -> PoolProxiedConnection:
-        try:
-            return super().connect()
-        except Exception as error:
-            self.on_failure(error)
-            raise
-
-    def recreate(self) -> QueuePool:
-        pool: Any = super().recreate()
-        pool.on_failure = self.on_failure
-        return pool  # type: ignore[no-any-return]
 
     def close_one_idle(self) -> bool:
         """Close the connection that would be used next; False when none is idle."""

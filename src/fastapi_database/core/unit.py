@@ -494,8 +494,7 @@ class AsyncUnit(Unit):
 
     async def _afinish(self, *, commit: bool) -> None:
         try:
-            if self.in_use:
-                await self._stop_the_other()
+            await self._stop_the_other()
             await greenlet_spawn(self.finish, commit=commit)
         except asyncio.CancelledError:
             await finish_despite_cancellation(asyncio.ensure_future(greenlet_spawn(self.finish, commit=False)))

@@ -27,6 +27,8 @@ from fastapi_database.engines.outcome import SESSION_ENDED, Outcome
 from fastapi_database.errors import SCHEMA_MISMATCH, OutcomeUnknown, TransactionAborted, problem_for, sqlstate
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 ABORTED = (
@@ -98,7 +100,12 @@ class UnitEngine(OptionEngine):
 
     def raw_connection(self) -> PoolProxiedConnection:
         """Take a connection from the pool for a unit; SQLAlchemy also does so for a connection that was invalidated."""
-        connection = super().raw_connection()
+        try:
+            connection = super().raw_connection()
+        except Exception as error:
+            dialect: Any = self.dialect
+            dialect.no_connection(error)
+            raise
         connection.info[_TRANSACTION] = UnitTransaction(self._begin_with, deadline=self._deadline)
         return connection
 
@@ -129,6 +136,8 @@ class Transactions(Dialect):
     """Goes before the class of SQLAlchemy's dialect, see :func:`watch`."""
 
     last_answer: LastAnswer
+    no_connection: Callable[[Exception], None]
+    """Told why a unit that asked got no connection."""
     limits_one_statement = False
     """Whether :meth:`limit_statements` is about the next statement only."""
 
@@ -215,11 +224,18 @@ class Transactions(Dialect):
             self.last_answer.now()
 
 
-def watch(engine: Engine, hooks: type[Transactions], last_answer: LastAnswer) -> None:
+def watch(
+    engine: Engine,
+    hooks: type[Transactions],
+    last_answer: LastAnswer,
+    *,
+    no_connection: Callable[[Exception], None],
+) -> None:
     """Have ``hooks`` override the methods of an engine's dialect; note answers, and the statements that fail."""
     dialect: Any = engine.dialect
     dialect.__class__ = _hooked(hooks, type(dialect))  # type: ignore[arg-type]  # types are hashable
     dialect.last_answer = last_answer
+    dialect.no_connection = no_connection
     event.listen(engine, "handle_error", _fail)
 
 
