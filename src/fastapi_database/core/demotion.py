@@ -12,7 +12,7 @@ from sqlalchemy.engine import ExceptionContext
 from fastapi_database.engines import Dialect
 
 SUSPECT_AGAIN = 1.0
-"""Seconds for which idle connections are not asked again whether they take writes, however many are refused."""
+"""Seconds for which the others are not asked again whether they take writes, however many writes are refused."""
 
 _TRUSTED = "fastapi_database_trusted"  # when a connection was opened, or was last known to take writes
 
@@ -35,6 +35,9 @@ class Demotion:
         """Look at an error of the database; a listener for ``handle_error``."""
         if self._dialect.is_read_only(context.original_exception):
             now = self._clock()
+            connection = context.connection
+            if connection is not None and not connection.closed and not connection.invalidated:
+                connection.info.pop(_TRUSTED, None)  # whoever refused is asked when it is next taken, in any case
             if now - self._suspected_at > SUSPECT_AGAIN:
                 self._suspected_at = now
 
