@@ -13,6 +13,7 @@ from support.clients import Request, held_open, statuses
 from support.frames import receive, send, upgrade
 from support.run import Run
 
+pytestmark = pytest.mark.load
 pytest_plugins = ["apps.b_fixtures"]
 NUMBERS = count(1)
 PATIENT = {"DATABASE_QUEUE_TIMEOUT": "60"}  # 300 messages at once, one writer at a time, on a machine that is busy
@@ -85,7 +86,9 @@ def test_b7_each_question_of_a_stream_has_a_connection_that_is_back_before_the_a
     with held_open(Request("GET", f"{form.served.server.url}{form.prefix}/ticks?every=0.01"), 1) as (socket,):
         received = b""
         while received.count(b"data: ") <= 20:
-            received += socket.recv(4096)
+            more = socket.recv(4096)
+            assert more, f"the stream ended after {received!r}"
+            received += more
     events = [json.loads(one) for one in re.findall(rb"data: (\{.*?\})", received)][:20]
     first = events[0]["checkouts"]
     assert events == [{"in_use": 0, "checked_out": 0, "checkouts": first + i} for i in range(20)]

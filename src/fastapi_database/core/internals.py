@@ -11,7 +11,7 @@ Seen in SQLAlchemy 2.0.50 to 2.0.58 and 2.1.0 to 2.1.9, and in AnyIO 4.16. Each 
   take the connections away from a pool and from who uses them, in a forked child. The public way to close
   one, to check it out and invalidate it, opens one when the pool has none.
 * ``Dialect.has_terminate`` and what it means outside a greenlet: closing asyncpg's and aiosqlite's connections without
-  awaiting anything. psycopg has it not; its asynchronous ``close()`` awaits nothing (3.2.10 to 3.3.9).
+  awaiting anything. psycopg has it not; its asynchronous ``close()`` awaits nothing (3.3.6 to 3.3.9).
   ``aiosqlite.Connection.stop`` makes a future on the running loop and sets it from its thread (0.22.1).
 * ``Session.dispatch.do_orm_execute`` and ``.after_begin``: whether somebody listens to statements, and to transactions.
 * ``InstanceState.load_options`` and ``.callables``: the loader options of the query an object came from.
