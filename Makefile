@@ -1,7 +1,7 @@
 # The project's one task runner. A fresh machine needs Python >= 3.11 with pip and venv, git and make; nothing else.
 PYTHON ?= python3
 UV     := .uv/bin/uv
-ENV    := UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT=.venv
+ENV    := UV_PYTHON_DOWNLOADS=never UV_COMPILE_BYTECODE=1 UV_PROJECT_ENVIRONMENT=.venv
 SYNC   := $(ENV) $(UV) sync --frozen --quiet --python $(PYTHON)
 RUN    := $(ENV) $(UV) run --frozen --no-sync
 PORT   ?= 8000
