@@ -145,6 +145,28 @@ async def main():
 print("parent:", asyncio.run(main()))
 """
 
+SLOW_CLOSE = """
+import time
+
+class Slow(sqlite3.Connection):
+    def close(self):
+        time.sleep(0.3)
+        super().close()
+
+def workers():
+    return sum("worker" in one.name for one in threading.enumerate())
+
+os.register_at_fork(before=lambda: print("at the fork:", workers()))
+db = Database(url, connect_args={"factory": Slow})  # made later, so that its hook comes first
+
+async def main():
+    await one_async()
+    print("before:", workers())
+    in_child(one)
+
+asyncio.run(main())
+"""
+
 
 def run(script: str, url: str) -> tuple[list[str], str]:
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PRELUDE + script, url]
@@ -205,3 +227,8 @@ def test_b18_a_fork_inside_a_running_loop_closes_what_is_idle_of_sqlite(sqlite_u
     said, errors = run(LOOPS, sqlite_url)
     assert said == ["child: 1", "child: 1", "parent: 1"]
     assert errors == ""
+
+
+def test_b18_no_thread_is_in_the_middle_of_closing_a_file_when_the_process_forks(sqlite_url: str) -> None:
+    """It may have a mutex of SQLite's then, which nobody gives back in the child."""
+    assert run(SLOW_CLOSE, sqlite_url) == (["before: 1", "at the fork: 0", "child: 1"], "")

@@ -236,7 +236,7 @@ class Connections:
             while self._sync is not None and _close_idle(self._sync):
                 pass
             here = self._async.get(running_loop())  # type: ignore[arg-type]  # where none runs there is no engine
-            while here is not None and _drop_idle(here):
+            while here is not None and _drop_idle(here, wait=True):
                 pass
 
     def begin_anew(self) -> None:
@@ -427,8 +427,8 @@ def _close_idle(engine: Engine) -> bool:
     return isinstance(engine.pool, ClosablePool) and engine.pool.close_one_idle()
 
 
-def _drop_idle(engine: AsyncEngine) -> bool:
-    return isinstance(engine.sync_engine.pool, ClosablePool) and engine.sync_engine.pool.drop_one_idle()
+def _drop_idle(engine: AsyncEngine, *, wait: bool = False) -> bool:
+    return isinstance(engine.sync_engine.pool, ClosablePool) and engine.sync_engine.pool.drop_one_idle(wait=wait)
 
 
 async def _result(closed: Future[bool]) -> bool:

@@ -94,28 +94,35 @@ class ClosablePool(QueuePool):
             self._dec_overflow()
         return True
 
-    def drop_one_idle(self) -> bool:
-        """Close one without awaiting anything, in a plain callback of its event loop; False when none is idle."""
+    def drop_one_idle(self, *, wait: bool = False) -> bool:
+        """Close one without awaiting anything, in a plain callback of its event loop; False when none is idle.
+
+        aiosqlite closes in a thread of its own. With ``wait`` that has ended too: a fork in the middle of it would
+        leave a mutex of SQLite locked for ever in the child.
+        """
         try:
             record: Any = self._pool.get(False)
         except Empty:
             return False
         try:
-            self.close_at_once(record)
+            self.close_at_once(record, wait=wait)
         finally:
             self._dec_overflow()
         return True
 
-    def close_at_once(self, record: Any) -> None:
+    def close_at_once(self, record: Any, *, wait: bool = False) -> None:
         """Close a connection as its driver can do it without awaiting anything."""
         dialect: Any = self._dialect
         if not dialect.has_terminate:
             _run_at_once(greenlet_spawn(record.close))
         elif dialect.driver == "aiosqlite":
             # Its stop() answers to the running loop, which may be closed by then; where none runs it answers nobody.
+            connection = record.driver_connection
             thread = threading.Thread(target=record.invalidate)
             thread.start()
             thread.join()
+            if wait:
+                getattr(connection, "wait_until_closed", bool)()  # an application's creator may give another class
         else:
             record.invalidate()
 

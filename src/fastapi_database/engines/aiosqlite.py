@@ -32,6 +32,9 @@ PREFETCH = (1, 9, 90)
 LARGE = 10_000
 """Characters or bytes of one value after which no further step is made: a stream asks for little memory at a time."""
 
+_PATIENCE = 5.0
+"""Seconds for a thread to close what nobody uses any more; the last one of a file writes a checkpoint."""
+
 
 class Cursor(aiosqlite.Cursor):
     """A cursor that has its first rows when it has executed."""
@@ -190,6 +193,10 @@ class Connection(aiosqlite.Connection):
             self._stopped = super().stop()  # pyright: ignore[reportUnknownMemberType]
         stopped = self._stopped
         return stopped if stopped is not None and stopped.get_loop() is running_loop() else None
+
+    def wait_until_closed(self) -> None:
+        """Wait, after :meth:`stop`, until the thread has closed and ended."""
+        self._thread.join(_PATIENCE)
 
     async def close(self) -> None:
         """Close, or wait until the thread has closed where it was told to already."""
