@@ -87,7 +87,12 @@ def _overload(options: argparse.Namespace) -> None:
         raise SystemExit("The chart needs matplotlib: use `make bench`, or install the dependency group `bench`.")
     directory, pictures = (RESULTS, DOCS / "assets") if published else (options.into, options.into)
     seconds = options.each_load or (5.0 if options.quick else 30.0)
-    overload(seconds=seconds, directory=directory, chart=pictures / "goodput.svg" if _can_draw() else None)
+    overload(
+        seconds=seconds,
+        directory=directory,
+        chart=pictures / "goodput.svg" if _can_draw() else None,
+        page=DOCS / "explanation" / "under-overload.md" if published else None,
+    )
 
 
 def _draw(directory: Path) -> None:

@@ -21,9 +21,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bench.openloop import Phase, Sent, percentile, press
+from bench.page import replace_between
 from bench.postgresql import postgresql
 
 ROOT = Path(__file__).parent.parent
+BEGIN, END = "<!-- the table: written by `python -m bench overload` -->", "<!-- the end of the table -->"
 STATEMENT = 0.1  # seconds
 CAPACITY = 5 / STATEMENT  # requests a second, on five connections
 PATIENCE = 1.0  # seconds after which whoever asked has gone, in one of the columns
@@ -78,8 +80,8 @@ class Row:
     recovery: float | None
 
 
-def main(*, seconds: float, directory: Path, chart: Path | None) -> None:
-    """Measure each load past capacity for so many seconds; write the table and, where there is a place, the chart."""
+def main(*, seconds: float, directory: Path, chart: Path | None, page: Path | None = None) -> None:
+    """Measure each load past capacity for so many seconds; write the table and, where there is a place, the others."""
     directory.mkdir(parents=True, exist_ok=True)
     with postgresql() as url:
         rejection = _rejection(url)
@@ -92,6 +94,8 @@ def main(*, seconds: float, directory: Path, chart: Path | None) -> None:
     (directory / "overload.json").write_text(json.dumps(found, indent=1) + "\n")
     (directory / "OVERLOAD.md").write_text(table(rows, rejection, seconds))
     print(f"Table: {directory / 'OVERLOAD.md'}")
+    if page is not None:
+        replace_between(page, BEGIN, END, short_table(rows))
     if chart is not None:
         from bench.goodput import draw_goodput
 
@@ -102,6 +106,23 @@ def main(*, seconds: float, directory: Path, chart: Path | None) -> None:
 def _written(row: Row) -> dict[str, object]:
     """Give a row as JSON has it, which knows no infinity: nobody was answered."""
     return {name: None if value == math.inf else value for name, value in asdict(row).items()}
+
+
+def read(file: Path) -> list[Row]:
+    """Give the rows of a run that was written down."""
+    rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+    return [Row(**{**row, **{name: math.inf for name in ("p50", "p99") if row[name] is None}}) for row in rows]
+
+
+def short_table(rows: Sequence[Row]) -> str:
+    """Write down, for the documentation, what each application answered under each load."""
+    heads = [f"{one.label}: {what}" for one in SUBJECTS for what in ("answered", "refused", "lost")]
+    lines = [f"| offered | {' | '.join(heads)} |", f"|--:|{'--:|' * len(heads)}"]
+    for load in LOADS:
+        of = {row.subject: row for row in rows if row.load == load}
+        found = [value for one in SUBJECTS for value in (of[one.name].goodput, of[one.name].refused, of[one.name].lost)]
+        lines.append(f"| {of[SUBJECTS[0].name].offered:.0f} | {' | '.join(f'{value:.0f}' for value in found)} |")
+    return "\n".join(lines)
 
 
 def peak(rows: Sequence[Row], subject: str) -> float:

@@ -51,6 +51,12 @@ its documentation says, open an issue with `results.json`.
 """
 
 
+def replace_between(page: Path, begin: str, end: str, text: str) -> None:
+    """Write a text between two marks in a page whose rest is written by hand."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{rest.partition(end)[2]}", encoding="utf-8")
+
+
 def write_page(results: Results, path: Path) -> None:
     """Write the page."""
     path.write_text(page(results), encoding="utf-8")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from bench import environments
 from bench.openloop import Phase, press_from_outside, schedule
-from bench.overload import LOADS, SUBJECTS, Row, table
+from bench.overload import BEGIN, END, LOADS, SUBJECTS, Row, read, short_table, table
 from bench.page import page
 from bench.results import Cell, Results
 from bench.subjects import BY_NAME, PEERS
@@ -93,6 +93,12 @@ def test_the_table_of_overload_compares_each_application_with_its_own_peak() -> 
     lines = [line for line in table(rows, (300.0, 200.0), 30.0).splitlines() if "| ours, async |" in line]
     assert [line.split(" | ")[4] for line in lines] == ["0.50", "0.80", "1.00", "0.20"]
     assert "(1.5 x)" in table(rows, (300.0, 200.0), 30.0)
+
+
+def test_the_page_about_overload_has_the_table_of_the_published_run() -> None:
+    written = (ROOT / "docs" / "explanation" / "under-overload.md").read_text(encoding="utf-8")
+    between = written.partition(BEGIN)[2].partition(END)[0].strip()
+    assert between == short_table(read(ROOT / "bench" / "results" / "overload.json"))
 
 
 def overload_row(subject: str, load: float, goodput: float) -> Row:

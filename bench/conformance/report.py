@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.conformance.record import Answer, Record
+from bench.page import replace_between
 
 TITLES = {"postgresql": "PostgreSQL", "sqlite": "SQLite"}
 SHOWN = {"pass": "pass", "fail": "**fail**", "n/a": "n/a", "error": "error"}
@@ -17,9 +18,7 @@ def write(record: Record, table: Path, page: Path | None) -> None:
     head += "[bench/conformance/README.md](../conformance/README.md).\n\n"
     table.write_text(head + tables(record) + "\n", encoding="utf-8")
     if page is not None:
-        before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-        after = rest.partition(END)[2]
-        page.write_text(f"{before}{BEGIN}\n\n{tables(record)}\n\n{END}{after}", encoding="utf-8")
+        replace_between(page, BEGIN, END, tables(record))
 
 
 def tables(record: Record) -> str:
