@@ -13,7 +13,6 @@ import pytest
 from support.clients import Answer, Connection, Request, burst, statuses
 from support.postgres import PostgreSQL
 from support.server import Server
-from support.unpromised import unpromised
 
 pytestmark = pytest.mark.load
 
@@ -103,7 +102,6 @@ def test_b13_only_the_requests_whose_connection_was_killed_are_answered_503(
     assert "Traceback" not in server.log()
 
 
-@pytest.mark.parametrize("served", [*FORMS[:2], pytest.param(FORMS[2], marks=unpromised)], ids=NAMES, indirect=True)
 def test_a10_whoever_is_killed_anywhere_is_told_what_is_known(
     served: tuple[Server, str], postgresql: PostgreSQL, postgresql_url: str
 ) -> None:

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.load
 FORMS = [("sync", "psycopg"), ("async", "psycopg"), ("async", "asyncpg")]
 NAMES = ["-".join(form) for form in FORMS]
 POOL = 5
-OUTAGE = 3.0
+OUTAGE = 10.0
 SLACK = 5  # how many times a stated deadline a noisy machine gets
 TABLE = "CREATE TABLE notes (id SERIAL PRIMARY KEY, text TEXT)"
 
@@ -60,7 +60,8 @@ def test_b14_while_the_server_is_stopped_all_are_503_at_once_and_few_connect(
     assert max(one.seconds for one in meanwhile) < 2.0 * SLACK
     assert all(int(one.headers["retry-after"]) >= 1 for one in meanwhile)
     # Without encryption being offered, an attempt is two connects: one that asks for it and one that does not.
-    assert 1 <= tried <= 2 * (POOL + 10)
+    # The first ones come in a quick row, then one in half a second at the most.
+    assert 1 <= tried <= 2 * (POOL + 5 + 2 * OUTAGE)
     assert len(meanwhile) > 3 * tried
     assert set(statuses(load.since(back))) <= {201, 503}
     assert statuses(burst(f"{server.url}/{kind}/notes/y", 50, method="POST", concurrency=5)) == {201: 50}
