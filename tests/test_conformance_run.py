@@ -12,6 +12,7 @@ from bench.conformance.subjects import BROKEN, SUBJECTS
 
 pytestmark = pytest.mark.load
 
+ROOT = Path(__file__).parent.parent
 APPLICATIONS = Path(report.__file__).parent / "apps"
 PUBLISHED = RESULTS / "conformance.json"
 
@@ -64,3 +65,13 @@ def test_the_page_and_the_table_are_those_of_the_published_record():
     tables = report.tables(Record.load(PUBLISHED))
     assert between == tables
     assert tables in (RESULTS / "CONFORMANCE.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_counts_as_the_published_record_does():
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    record = Record.load(PUBLISHED)
+    held = {one.name: report.held(record, "postgresql", one.name) for one in SUBJECTS}
+    (sync, of_sync), (tasks, of_tasks) = (held.pop(name) for name in ("ours_sync", "ours_async"))
+    (least, of_least), (most, of_most) = min(held.values()), max(held.values())
+    assert f"{sync} of {of_sync} (sync) and {tasks} of {of_tasks} (async)," in readme
+    assert f"the others {least} of {of_least} to {most} of {of_most}." in readme

@@ -26,6 +26,12 @@ def tables(record: Record) -> str:
     return "\n".join(_lines(record)).strip()
 
 
+def held(record: Record, database: str, subject: str) -> tuple[int, int]:
+    """Return how many guarantees a subject was found to hold, and of how many that apply to it."""
+    verdicts = [one.verdict for one in _answers(record, database, subject)]
+    return verdicts.count("pass"), verdicts.count("pass") + verdicts.count("fail")
+
+
 def _lines(record: Record) -> Iterator[str]:
     for database in _databases(record):
         yield f"## Verdicts on {TITLES[database]}"
@@ -62,13 +68,12 @@ def _matrix(record: Record, database: str) -> Iterator[str]:
         if any(cells):
             verdicts = (SHOWN[cell.verdict] if cell else "" for cell in cells)
             yield f"| [{question.number}](#{question.number.lower()}) | {' | '.join(verdicts)} |"
-    held = (sum(one.verdict == "pass" for one in _answers(record, database, subject.name)) for subject in subjects)
-    counted = (sum(one.verdict in {"pass", "fail"} for one in _answers(record, database, s.name)) for s in subjects)
-    yield f"| held | {' | '.join(f'{a} of {b}' for a, b in zip(held, counted, strict=True))} |"
-    if elsewhere := [one.label for one in record.subjects if one not in subjects]:
+    counted = (held(record, database, subject.name) for subject in subjects)
+    yield f"| held | {' | '.join(f'{passed} of {asked}' for passed, asked in counted)} |"
+    if elsewhere := [one for one in record.subjects if one not in subjects]:
         yield ""
-        reasons = {one.reason for one in record.answers if one.database == database and one.reason}
-        yield f"Not asked here: {', '.join(elsewhere)} ({'; '.join(sorted(reasons))})."
+        reasons = {one.reason for subject in elsewhere for one in _answers(record, database, subject.name)}
+        yield f"Not asked here: {', '.join(one.label for one in elsewhere)} ({'; '.join(sorted(reasons))})."
 
 
 def _observed(record: Record, database: str, answers: list[Answer]) -> Iterator[str]:
