@@ -17,6 +17,7 @@ from fastapi_database import Database
 from fastapi_database.core.leaks import overdue
 from fastapi_database.core.queue import Named, Ticket
 
+pytestmark = pytest.mark.load
 pytest_plugins = ["apps.b_fixtures"]
 NUMBERS = count(1)
 SETTINGS = {"DATABASE_HOLD_WARNING": "0.3", "DATABASE_QUEUE_TIMEOUT": "0.5"}
