@@ -1,6 +1,8 @@
 """Waiting for a place, on the event loop and in a thread: the deadline, the bound, and who gives up."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -381,3 +383,41 @@ async def test_the_deadline_names_the_three_who_hold_longest(way) -> None:
         QueueTimeout, match=r'held by "GET /0" for \d.\d\d s, "GET /1" for .*, "GET /2" .*, and 2 more\)'
     ):
         await way.acquire(gate)
+
+
+def test_a_place_that_a_finaliser_gives_back_in_the_middle_of_the_queue_is_taken_back(sqlite_url: str) -> None:
+    """The garbage collector closes an abandoned generator at any moment, in a thread that has the queue's lock too."""
+    script = """
+import gc, sys, threading
+from sqlalchemy import text
+from fastapi_database import Database
+
+db = Database(sys.argv[1], max_connections=2)
+
+def rows():
+    with db.begin() as session:
+        session.scalar(text("SELECT 1"))
+        yield 1
+
+def abandon():
+    left = rows()
+    next(left)
+    cycle = [left]
+    cycle.append(cycle)
+
+def work():
+    with db.begin() as session:
+        session.scalar(text("SELECT 1"))
+
+gc.disable()
+abandon()
+admission = db._resources.admission
+clock = admission._clock
+admission._clock = lambda: (gc.collect(), clock())[1]
+work()
+print(db.stats().in_use)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, sqlite_url], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout, done.stderr) == ("0\n", "")

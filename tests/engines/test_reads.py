@@ -6,7 +6,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import DeclarativeBase, Mapped, aliased, joinedload, mapped_column, relationship, selectinload
 from sqlalchemy.schema import ForeignKey
 
-from fastapi_database.engines.reads import only_reads
+from fastapi_database.engines.reads import keeps_something, only_reads
 
 
 class Base(DeclarativeBase): ...
@@ -49,6 +49,12 @@ MAY_WRITE = {
     "a quoted one": text('SELECT "count"(id) FROM users'),
     "a name that is likely to be the application's": select(func.log("x")),
     "a name with a dollar": text("SELECT max, add$(1) FROM users"),
+    "one whose schema stands apart": text("SELECT app . count(1)"),
+    "one whose schema stands on its own line": text("SELECT app.\n max (1)"),
+    "one with a letter that Python counts for none": text("SELECT zahle\N{EURO SIGN}(1)"),
+    "one in two code points": text("SELECT compte\N{COMBINING ACUTE ACCENT}(1)"),
+    "one in escapes": text("SELECT U&\"d!006Fdo\" UESCAPE '!' (1)"),
+    "a constant that asks for the time": text("SELECT CAST('now' AS timestamptz)"),
     "set_config": select(func.set_config("app.tenant", "a", True)),
     "advisory lock": select(func.pg_advisory_xact_lock(1)),
     "update": update(User).values(name="x"),
@@ -76,3 +82,19 @@ def test_a_statement_that_only_reads_is_known(name: str) -> None:
 @pytest.mark.parametrize("name", MAY_WRITE)
 def test_a_statement_that_may_write_lock_or_ask_for_its_transaction_does_not_pass(name: str) -> None:
     assert not only_reads(sql(MAY_WRITE[name]))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT set_config('a.b', 'c', true)",
+        "SELECT \"set_config\"('a.b', 'c', true)",
+        "SELECT pg_catalog.set_config /* why */ ('a.b', 'c', true)",
+        "SELECT pg_export_snapshot()",
+        "SELECT setseed(0.5)",
+        "SELECT pg_try_advisory_lock(1)",
+    ],
+)
+def test_what_a_select_keeps_is_known_however_it_is_written(statement: str) -> None:
+    assert keeps_something(statement)
+    assert not keeps_something("SELECT set_configs FROM pages")

@@ -179,6 +179,37 @@ async def test_a_long_value_is_fetched_in_the_thread_and_is_the_same(db: Databas
         assert await session.scalar(text("SELECT :long"), {"long": long}) == long
 
 
+async def test_a_long_value_can_be_read_after_a_unit_that_wrote_on_the_loop_read_in_the_thread_and_wrote(
+    db: Database,
+) -> None:
+    """SQLite's limit for values on the loop must not stay when the connection goes to its thread."""
+    long = "x" * (LONGEST_VALUE + 1)
+    async with db.begin() as session:
+        await session.execute(text("INSERT INTO item (name, size) VALUES (:name, 77)"), {"name": long})
+    await known(db, (WRITE, {"name": "Ada"}))
+    async with db.begin() as session:
+        connection = await driver(session)
+        await session.execute(text(WRITE), {"name": "Ada"})
+        await session.execute(text("SELECT count(*) FROM item WHERE name = 'Ada' AND 1 = 1"))
+        asked = connection.on_loop.asked
+        await session.execute(text(WRITE), {"name": "Ada"})
+        assert connection.on_loop.asked == asked
+    for number in range(3):
+        async with db.begin() as session:
+            assert await session.scalar(text(f"SELECT name FROM item WHERE size = 77 AND {number} = {number}")) == long
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+async def test_a_large_parameter_of_any_kind_is_written_in_the_thread(db: Database, kind: Any) -> None:
+    await known(db, (WRITE, {"name": "Ada"}))
+    async with db.begin() as session:
+        connection = await driver(session)
+        await session.execute(text(WRITE), {"name": "Ada"})
+        asked = connection.on_loop.asked
+        await session.execute(text(WRITE), {"name": kind(b"x" * 1_000_000)})
+        assert connection.on_loop.asked == asked + 1
+
+
 async def test_an_error_of_a_write_is_told_and_undoes_that_statement_alone(db: Database) -> None:
     once = "INSERT INTO once (name) VALUES (:name)"
     async with db.begin() as session:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from math import inf
+from queue import SimpleQueue
 from typing import Any
 from weakref import WeakSet
 
@@ -107,6 +108,35 @@ def admitted(owner: object) -> None:
         refusals.forget(owner)
 
 
+class _Lock:
+    """A lock whose holder does, after it has let go, what a finaliser could not wait for.
+
+    The garbage collector may close an abandoned generator at any moment, in the middle of a block that holds this lock
+    too; the unit in it then ends in that very thread.
+    """
+
+    __slots__ = ("_lock", "_returned", "_settle")
+
+    def __init__(self, returned: SimpleQueue[Ticket], settle: Callable[[], None]) -> None:
+        self._lock, self._returned, self._settle = threading.Lock(), returned, settle
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+        if not self._returned.empty():
+            self.settle()
+
+    def settle(self) -> None:
+        """Take back what is returned, unless somebody has the lock, who will."""
+        while not self._returned.empty() and self._lock.acquire(blocking=False):
+            try:
+                self._settle()
+            finally:
+                self._lock.release()
+
+
 class Admission:
     """The queue with a clock and a lock: places for async callers and for threads.
 
@@ -136,7 +166,8 @@ class Admission:
     def begin_anew(self) -> None:
         """Have all places free and nobody waiting: at first, and in a forked child."""
         self._queue = self._make_queue()
-        self._lock = threading.Lock()
+        self._returned: SimpleQueue[Ticket] = SimpleQueue()
+        self._lock = _Lock(self._returned, self._settle)
         self.admitted = 0
         self.refused = 0
         self.shed = 0
@@ -259,9 +290,16 @@ class Admission:
             return list(self._queue.held)
 
     def release(self, ticket: Ticket) -> None:
-        """Give the place back. Never blocks, never raises; a second call does nothing."""
-        with self._lock:
-            self._queue.release(ticket, now=self._clock())
+        """Give the place back. Never blocks, never raises; a second call does nothing.
+
+        Where another thread is at the queue, or this one in whose middle a finaliser runs, it is taken back there.
+        """
+        self._returned.put(ticket)
+        self._lock.settle()
+
+    def _settle(self) -> None:
+        while not self._returned.empty():
+            self._queue.release(self._returned.get(), now=self._clock())
 
     def _patience(self, deadline: Deadline | None) -> float:
         return self._timeout if deadline is None else min(self._timeout, deadline.left)

@@ -297,7 +297,8 @@ class Connections:
     def _connect(self, dialect: Any, record: Any, args: tuple[Any, ...], arguments: dict[str, Any]) -> Any:
         """Open a connection within the limit, with errors a person can act on."""
         if self._refuses is not None:
-            raise self._refuses
+            # Each time with a traceback of its own: who asked before is still in the old one, and may be suspended.
+            raise self._refuses.with_traceback(None)
         self._make_room(asynchronous=dialect.is_async)
         try:
             with self._outages.attempt():

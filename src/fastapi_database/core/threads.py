@@ -138,14 +138,18 @@ class Threads:
         self._looked = (0.0, 0.0)
         self._looking: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
 
-    async def run(self, function: Callable[..., T], /, *args: Any, on_cancel: Callable[[], None] = nothing) -> T:
+    async def run(
+        self, function: Callable[..., T], /, *args: Any, on_cancel: Callable[[], None] = nothing, always: bool = False
+    ) -> T:
         """Run a function in a thread, with the caller's context variables, and wait until it is through.
 
         A cancellation, native or of an AnyIO scope, is delivered after the function has returned: a session must
         never be closed by one thread while another one still works on it. ``on_cancel`` is called when it comes.
-        A function that called :func:`let_result_stand` is past cancellation: its result is returned.
+        A function that called :func:`let_result_stand` is past cancellation: its result is returned. One that has to
+        run ``always``, as a rollback has, is not refused for a cancellation that came before.
         """
-        await refuse_if_cancelled()
+        if not always:
+            await refuse_if_cancelled()
         loop = asyncio.get_running_loop()
         context = contextvars.copy_context()
         call = _Call(functools.partial(context.run, function, *args), loop, current_scope(), loop.create_future())

@@ -30,13 +30,14 @@ from fastapi_database.core.internals import (
 )
 from fastapi_database.core.queue import Owner, Ticket
 from fastapi_database.engines.deadlines import Deadline
-from fastapi_database.engines.transactions import UNKNOWN, UnitEngine, UnitTransaction, unit_transaction
+from fastapi_database.engines.transactions import ABORTED, UNKNOWN, UnitEngine, UnitTransaction, unit_transaction
 from fastapi_database.errors import (
     ConcurrentUse,
     DeadlineExceeded,
     FastAPIDatabaseError,
     LoadOutsideSession,
     SessionReleased,
+    TransactionAborted,
     Unavailable,
     UnitEnded,
     WrongSession,
@@ -172,6 +173,13 @@ class Unit(ABC):
     def unsettled(self) -> bool:
         """Whether ending this takes more than :meth:`end`: a COMMIT or ROLLBACK, or an error to be told."""
         return self.needs_io or self.fatal is not None
+
+    @property
+    def doomed(self) -> BaseException | None:
+        """Why this can not commit any more, as far as is known before COMMIT."""
+        if self.fatal is None and self.needs_io and self._transaction is not None and self._transaction.failed:
+            return TransactionAborted(ABORTED)
+        return self.fatal
 
     @property
     def used(self) -> bool:

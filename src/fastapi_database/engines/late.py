@@ -82,7 +82,9 @@ class LateTransactions(Transactions):
 
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
         # A cursor in the server lives in a transaction.
-        if context is not None and (context.execution_options.get("stream_results") or not only_reads(statement)):
+        if context is not None and (
+            context.execution_options.get("stream_results") or self.server_side_cursors or not only_reads(statement)
+        ):
             begin_now(context.root_connection)
             _note_what_it_keeps(context.root_connection, statement)
         super().do_execute(cursor, statement, parameters, context)

@@ -273,6 +273,7 @@ class OnLoop:
     ) -> list[Any] | None:
         if not self._locked or not raw.in_transaction or not _is_short(given) or not self._knows_schema(raw, shape):
             return None
+        self._come(raw)  # a read in the thread, since the schema was looked at, has had it leave
         self._clean = False
         raw.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, self._length)
         started = self._clock()
@@ -371,5 +372,12 @@ class OnLoop:
 
 
 def _is_short(given: Any) -> bool:
+    """Tell whether parameters are small; what has a size of its own kind, as a memoryview has, is taken for large."""
     values: list[Any] = list(given.values() if isinstance(given, dict) else given)  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
-    return sum(len(value) for value in values if isinstance(value, str | bytes)) <= LONGEST_PARAMETERS
+    size = 0
+    for value in values:
+        if isinstance(value, str | bytes):
+            size += len(value)
+        elif not (value is None or isinstance(value, int | float)):
+            return False
+    return size <= LONGEST_PARAMETERS

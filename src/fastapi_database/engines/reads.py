@@ -30,15 +30,21 @@ _PLAIN = """
 # A word of these anywhere may make it a statement that writes or locks, or one that asks when its transaction began.
 _TELLING = """
     call copy current_date current_time current_timestamp delete do execute for insert into localtime localtimestamp
-    lock merge truncate update
+    lock merge now today tomorrow truncate uescape update yesterday
 """
 
 _BEFORE_PARENTHESES = frozenset(_PLAIN.split())
 _NEVER = frozenset(_TELLING.split())
 
 _WORD = re.compile(r"[^\W\d]\w*")
-_KEPT = re.compile(r"\b(?:set_config|pg_notify|pg_(?:try_)?advisory_(?:xact_)?lock(?:_shared)?)\s*\(", re.IGNORECASE)
-_CALLED = re.compile(r"([\w.$\"]*)\s*\(")
+_SPACE = r"(?:\s|/\*.*?\*/)*"
+_KEPT = re.compile(
+    r"\b(?:set_config|setseed|pg_notify|pg_export_snapshot|pg_(?:try_)?advisory_(?:xact_)?lock(?:_shared)?)\"?"
+    rf"{_SPACE}\(",
+    re.IGNORECASE | re.DOTALL,
+)
+_CALLED = re.compile(r"((?:[\w.$\"']|[^\x00-\x7f])*)\s*\(")  # PostgreSQL takes anything beyond ASCII for a letter
+_PARTED = re.compile(r"\s\.|\.\s")  # a name in two parts with white space between, as `app . count`
 
 
 @functools.lru_cache(maxsize=REMEMBERED)
@@ -57,7 +63,7 @@ def only_reads(statement: str) -> bool:
     lowered = statement.lstrip().lower()
     if not lowered.startswith(("select", "with")) or ";" in lowered or "--" in lowered or "/*" in lowered:
         return False
-    if not _NEVER.isdisjoint(_WORD.findall(lowered)):
+    if _PARTED.search(lowered) or not _NEVER.isdisjoint(_WORD.findall(lowered)):
         return False
     # Nothing before a parenthesis is a pair of them, or an operator.
     return all(not name or name in _BEFORE_PARENTHESES for name in _CALLED.findall(lowered))

@@ -165,6 +165,7 @@ class Database(CoreDatabase):
                 "a session was asked for in an application this library does not know: call db.install(app) where the "
                 "application is made; without it nobody would commit or close the session"
             )
+        units.asked_in(connection.scope)
         return units
 
 

@@ -101,10 +101,12 @@ class _Conversation:
             raise
         finally:
             try:
-                if units.pending:
-                    await units.abandon()
-                if self.refusals.begun:
-                    await self._roll_back_left_behind(list(self.refusals.begun))
+                try:
+                    if units.pending:
+                        await units.abandon()
+                finally:
+                    if self.refusals.begun:
+                        await self._roll_back_left_behind(list(self.refusals.begun))
             finally:
                 if self._outermost:
                     if units.client is not None:
@@ -145,7 +147,8 @@ class _Conversation:
     async def _finish(self, status: int) -> None:
         """Finish the units; when the commit fails, send the error in place of this answer."""
         try:
-            await self._units.finish(commit=self._units.commits(status))
+            commit = self._units.commits(status) and not self._swallowed(status)
+            await self._units.finish(commit=commit)
             self._raise_swallowed(status)
         except Exception as error:
             if error is self._units.error:  # its handler has made this very answer
@@ -159,14 +162,17 @@ class _Conversation:
             raise AnswerReplaced from error
 
     def _raise_swallowed(self, status: int) -> None:
-        """Raise an error that the application swallowed and answered as something it is not, such as a 401."""
+        for error in self._swallowed(status):
+            raise error
+
+    def _swallowed(self, status: int) -> list[Exception]:
+        """Give the errors that the application swallowed and answered as something they are not, such as a 401."""
         if status >= 500:
-            return
+            return []
         swallowed: list[Exception] = [unit.fatal for unit in self._units.units.values() if unit.fatal is not None]
         if status >= 400:
             swallowed += self.refusals.errors
-        if swallowed and self._units.error not in swallowed:
-            raise swallowed[0]
+        return [] if self._units.error in swallowed else swallowed
 
     async def _answer_instead(self, error: Exception) -> None:
         self._units.fail(error)

@@ -167,6 +167,8 @@ class RequestUnits:
     async def _flush(self) -> BaseException | None:
         """Have every database accept its statements before the first one commits."""
         for resources, unit in self.units.items():
+            if unit.doomed is not None:
+                return unit.doomed
             if not unit.needs_io:
                 continue
             try:
@@ -199,6 +201,11 @@ class RequestUnits:
             for unit in units:
                 await unit.interrupt()
             await asyncio.sleep(_INTERRUPT_AGAIN)
+
+    def asked_in(self, scope: MutableMapping[str, Any]) -> None:
+        """Note the scope in which a session was asked for: a middleware of a mounted application may have copied it."""
+        if not self.finished:
+            self._scope = scope
 
     def watch(self) -> None:
         """From now on, note the exception that leaves the endpoint."""
@@ -252,6 +259,7 @@ async def _finish(resources: Resources, unit: Unit, *, commit: bool) -> None:
     if isinstance(unit, AsyncUnit):
         await unit.afinish(commit=commit)
     elif unit.unsettled:
-        await resources.threads.run(functools.partial(unit.finish, commit=commit), on_cancel=unit.cancel)
+        finish = functools.partial(unit.finish, commit=commit)
+        await resources.threads.run(finish, on_cancel=unit.cancel, always=not commit)
     else:
         unit.end()
