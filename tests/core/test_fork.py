@@ -173,7 +173,7 @@ class Slow(sqlite3.Connection):
 def workers():
     return sum("worker" in one.name for one in threading.enumerate())
 
-os.register_at_fork(before=lambda: print("at the fork:", workers()))
+os.register_at_fork(before=lambda: print("at the fork:", workers(), flush=True))
 db = Database(url, connect_args={"factory": Slow})  # made later, so that its hook comes first
 
 async def main():
