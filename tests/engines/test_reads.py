@@ -98,3 +98,10 @@ def test_a_statement_that_may_write_lock_or_ask_for_its_transaction_does_not_pas
 def test_what_a_select_keeps_is_known_however_it_is_written(statement: str) -> None:
     assert keeps_something(statement)
     assert not keeps_something("SELECT set_configs FROM pages")
+
+
+def test_long_texts_are_told_as_soon_as_short_ones() -> None:
+    """A pattern that can match a letter in two ways takes for ever: twice as long with each further letter."""
+    for letter in ("a", "\N{LATIN SMALL LETTER E WITH ACUTE}", "\N{HANGUL SYLLABLE GA}", "\N{EURO SIGN}"):
+        assert only_reads(f"SELECT id FROM users WHERE name = '{letter * 20_000}'")
+    assert not keeps_something(f"SELECT set_config {'/* why */' * 1_000} FROM pages")

@@ -37,13 +37,14 @@ _BEFORE_PARENTHESES = frozenset(_PLAIN.split())
 _NEVER = frozenset(_TELLING.split())
 
 _WORD = re.compile(r"[^\W\d]\w*")
-_SPACE = r"(?:\s|/\*.*?\*/)*"
+_SPACE = r"(?:\s|/\*(?:[^*]|\*(?!/))*\*/)*"
 _KEPT = re.compile(
     r"\b(?:set_config|setseed|pg_notify|pg_export_snapshot|pg_(?:try_)?advisory_(?:xact_)?lock(?:_shared)?)\"?"
     rf"{_SPACE}\(",
-    re.IGNORECASE | re.DOTALL,
+    re.IGNORECASE,
 )
-_CALLED = re.compile(r"((?:[\w.$\"']|[^\x00-\x7f])*)\s*\(")  # PostgreSQL takes anything beyond ASCII for a letter
+_NAMED = r"\w.$\"'\x80-\U0010ffff"  # PostgreSQL takes anything beyond ASCII for a letter
+_CALLED = re.compile(rf"(?<![{_NAMED}])([{_NAMED}]*)\s*\(")
 _PARTED = re.compile(r"\s\.|\.\s")  # a name in two parts with white space between, as `app . count`
 
 
