@@ -2,8 +2,8 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -130,8 +130,8 @@ def test_commit_on_stores_nothing_where_a_refusal_was_swallowed(db: Database) ->
     assert notes(db) == []
 
 
-@asynccontextmanager
-async def without_the_collector() -> AsyncIterator[None]:
+@contextmanager
+def without_the_collector() -> Iterator[None]:
     gc.disable()
     try:
         yield
@@ -160,7 +160,7 @@ async def test_b12_a_second_cancellation_does_not_keep_a_rollback_from_its_threa
     async def send(_: Any) -> None: ...
 
     scope = {"type": "http", "method": "POST", "path": "/", "raw_path": b"/", "query_string": b"", "headers": []}
-    async with without_the_collector():
+    with without_the_collector():
         task = asyncio.create_task(app(scope | {"root_path": "", "http_version": "1.1", "state": {}}, receive, send))
         await entered.wait()
         for _ in range(turns + 1):

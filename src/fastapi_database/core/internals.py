@@ -121,8 +121,8 @@ class ClosablePool(QueuePool):
             thread = threading.Thread(target=record.invalidate)
             thread.start()
             thread.join()
-            if wait:
-                getattr(connection, "wait_until_closed", bool)()  # an application's creator may give another class
+            if wait and hasattr(connection, "wait_until_closed"):  # an application's creator may give another class
+                connection.wait_until_closed()
         else:
             record.invalidate()
 

@@ -162,8 +162,9 @@ class _Conversation:
             raise AnswerReplaced from error
 
     def _raise_swallowed(self, status: int) -> None:
-        for error in self._swallowed(status):
-            raise error
+        """Raise the first of them."""
+        if swallowed := self._swallowed(status):
+            raise swallowed[0]
 
     def _swallowed(self, status: int) -> list[Exception]:
         """Give the errors that the application swallowed and answered as something they are not, such as a 401."""

@@ -167,8 +167,8 @@ class RequestUnits:
     async def _flush(self) -> BaseException | None:
         """Have every database accept its statements before the first one commits."""
         for resources, unit in self.units.items():
-            if unit.doomed is not None:
-                return unit.doomed
+            if (doomed := unit.doomed) is not None:
+                return doomed
             if not unit.needs_io:
                 continue
             try:
