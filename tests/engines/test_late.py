@@ -291,3 +291,18 @@ def test_the_connection_of_a_request_that_read_is_as_before_for_whoever_takes_it
         session.flush()
         assert case.state() == IN_TRANSACTION
     assert case.notes() == ["x"]
+
+
+@pytest.mark.filterwarnings("ignore:.*server_side_cursors:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*server_side_cursors:sqlalchemy.exc.SADeprecationWarning")
+def test_a_get_can_read_where_every_cursor_is_one_of_the_server(postgresql_url: str) -> None:
+    """It lives in a transaction; SQLAlchemy has this setting still, for psycopg."""
+    url = postgresql_url.replace("postgresql:", "postgresql+psycopg:")
+    db = Database(url, max_connections=1, server_side_cursors=True)
+    app = FastAPI()
+    db.install(app)
+    app.add_api_route("/", endpoint(db, "sync", lambda session: session.scalar(text("SELECT 1"))), methods=["GET"])
+    with TestClient(app) as client:
+        answer = client.get("/")
+    db.close()
+    assert (answer.status_code, answer.json()) == (200, 1)
